@@ -1,0 +1,120 @@
+# What there is to do with geventws. Needed: make and Python 3.10 or later; a C compiler makes it faster.
+#
+#   make demo        serve the example page (compiled where that is possible)
+#   make test        the whole test suite on the installed package (compiled where that is possible)
+#   make test-plain  the same on the plain Python build
+#   make check       lint, types, docs, test, test-plain and coverage
+#   make help        all the targets
+#
+# PYTHON=python3.12 chooses the interpreter, TESTS="tests/test_server.py -x" what pytest gets,
+# GEVENTWS_BUILD=compiled makes a build that cannot compile an error.
+
+PYTHON ?= python3
+TESTS ?= tests
+# Percent of branches and lines that the plain build's tests must reach: of everything, and of the modules without I/O.
+COVERAGE ?= 95
+CORE_COVERAGE ?= 100
+
+CORE = errors masking frames headers cookies proxies deflate handshake protocol
+
+VENV = .venv
+# The tools read and measure Python, so they work on a plain build.
+PLAIN = .venv-plain
+
+PIP_INSTALL = -m pip install --quiet --quiet --disable-pip-version-check
+# The folders stand here too: they change when a file is removed.
+SOURCES := pyproject.toml setup.py MANIFEST.in LICENSE $(wildcard README.md) $(shell find geventws -not -name '*.pyc' -not -name __pycache__ \
+	-not -name '*.so')
+PACKAGES := geventws $(wildcard examples)
+# -I: not what lies in this folder.
+TELL_BUILD = -I -c 'import geventws; print("geventws", geventws.__version__, "is installed:", \
+	"compiled" if geventws.COMPILED else "plain Python (GEVENTWS_BUILD=compiled make ... tells why it is not compiled)")'
+TELL_PLAIN_BUILD = -I -c 'import geventws; print("geventws", geventws.__version__, "is installed: plain Python"); \
+	assert not geventws.COMPILED'
+
+# Two builds in one folder at once would disturb each other.
+.NOTPARALLEL:
+.PHONY: help demo test test-plain test-core check lint format types docs coverage clean
+
+help:
+	@echo "make demo | test | test-plain | test-core | check | lint | format | types | docs | coverage | clean"
+
+demo: $(VENV)/.installed
+	@$(VENV)/bin/geventws demo
+
+test: $(VENV)/.test
+	$(VENV)/bin/pytest -rs $(TESTS)
+
+test-plain: $(PLAIN)/.tools
+	$(PLAIN)/bin/pytest -rs $(TESTS)
+
+# The tests of the modules without I/O, which need little: quick, and for trying another Python.
+test-core: $(PLAIN)/.core
+	$(PLAIN)/bin/pytest -rs $(wildcard $(CORE:%=tests/test_%.py))
+
+check: lint types docs test test-plain coverage
+
+lint: $(PLAIN)/.tools
+	$(PLAIN)/bin/ruff check .
+	$(PLAIN)/bin/ruff format --check .
+
+format: $(PLAIN)/.tools
+	$(PLAIN)/bin/ruff check --fix .
+	$(PLAIN)/bin/ruff format .
+
+types: $(PLAIN)/.tools
+	$(PLAIN)/bin/mypy $(PACKAGES) setup.py
+
+docs: $(PLAIN)/.tools
+	$(PLAIN)/bin/sphinx-build -W --keep-going -E -q -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+comma = ,
+empty =
+space = $(empty) $(empty)
+coverage: $(PLAIN)/.tools
+	@$(PLAIN)/bin/coverage erase
+	$(PLAIN)/bin/coverage run $(PLAIN)/bin/pytest -rs $(TESTS)
+	@$(PLAIN)/bin/coverage combine --quiet
+	@$(PLAIN)/bin/coverage report --fail-under=$(COVERAGE)
+	@$(PLAIN)/bin/coverage report --fail-under=$(CORE_COVERAGE) \
+		--include='$(subst $(space),$(comma),$(CORE:%=geventws/%.py))'
+
+clean:
+	rm -rf .venv .venv-plain build dist geventws.egg-info docs/_build htmlcov .mypy_cache .pytest_cache .ruff_cache \
+		.hypothesis .coverage .coverage.*
+	find geventws tests -name __pycache__ -prune -exec rm -rf {} +
+	rm -f geventws/*.so
+
+# One stamp for each set of what is installed; a larger set makes the smaller ones, too.
+
+$(VENV)/.installed: $(SOURCES) | $(VENV)/bin/python
+	@echo "Building geventws (up to a minute)"
+	@$(VENV)/bin/python $(PIP_INSTALL) .
+	@$(VENV)/bin/python $(TELL_BUILD)
+	@touch $@
+
+$(VENV)/.test: $(SOURCES) | $(VENV)/bin/python
+	@echo "Building geventws, and installing what its tests need"
+	@$(VENV)/bin/python $(PIP_INSTALL) '.[test]'
+	@$(VENV)/bin/python $(TELL_BUILD)
+	@touch $(VENV)/.installed $@
+
+$(PLAIN)/.core: $(SOURCES) | $(PLAIN)/bin/python
+	@GEVENTWS_BUILD=plain $(PLAIN)/bin/python $(PIP_INSTALL) . pytest hypothesis
+	@$(PLAIN)/bin/python $(TELL_PLAIN_BUILD)
+	@touch $@
+
+$(PLAIN)/.tools: $(SOURCES) | $(PLAIN)/bin/python
+	@echo "Installing the plain build of geventws, and the tools"
+	@GEVENTWS_BUILD=plain $(PLAIN)/bin/python $(PIP_INSTALL) '.[test,lint,docs]'
+	@$(PLAIN)/bin/python $(TELL_PLAIN_BUILD)
+	@touch $(PLAIN)/.core $@
+
+$(VENV)/bin/python $(PLAIN)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "geventws needs Python 3.10 or later; choose one with make PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "$(PYTHON) has no venv module; Debian and Ubuntu have it in the package python3-venv"; exit 1; }
+	@rm -rf $(@D:/bin=)
+	@$(PYTHON) -m venv $(@D:/bin=) || { rm -rf $(@D:/bin=); exit 1; }

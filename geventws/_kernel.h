@@ -1,0 +1,75 @@
+/* The few lines that need C: masking (RFC 6455, 5.3), and the system calls of a plain socket. */
+#ifndef GEVENTWS_KERNEL_H
+#define GEVENTWS_KERNEL_H
+
+#include <errno.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+/* XOR size octets of source into target; key is the masking key as a little-endian number, and
+   phase the place of the first octet in its frame's payload. target may be source. */
+static inline void geventws_xor(unsigned char *target, const unsigned char *source, ptrdiff_t size,
+                                uint32_t key, ptrdiff_t phase)
+{
+    unsigned shift = (unsigned)(phase & 3) * 8;
+    uint64_t wide, word;
+    ptrdiff_t at = 0;
+
+    if (shift)
+        key = (key >> shift) | (key << (32 - shift));
+    wide = ((uint64_t)key << 32) | key;
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    wide = __builtin_bswap64(wide);
+#endif
+    for (; at + 8 <= size; at += 8) {
+        memcpy(&word, source + at, 8);
+        word ^= wide;
+        memcpy(target + at, &word, 8);
+    }
+    for (; at < size; at++)
+        target[at] = source[at] ^ (unsigned char)(key >> ((at & 3) * 8));
+}
+
+#ifdef _WIN32
+#define GEVENTWS_HAS_SYSCALLS 0
+static inline ptrdiff_t geventws_recv(int fd, char *buffer, ptrdiff_t size) { return -1; }
+static inline ptrdiff_t geventws_send(int fd, const char *octets, ptrdiff_t size) { return -1; }
+static inline double geventws_monotonic(void) { return 0.0; }
+#else
+#include <sys/socket.h>
+#include <sys/types.h>
+#include <time.h>
+#define GEVENTWS_HAS_SYSCALLS 1
+#ifndef MSG_NOSIGNAL
+#define MSG_NOSIGNAL 0
+#endif
+
+/* Both return the octets moved, or minus errno. */
+static inline ptrdiff_t geventws_recv(int fd, char *buffer, ptrdiff_t size)
+{
+    ptrdiff_t moved;
+    do
+        moved = recv(fd, buffer, (size_t)size, 0);
+    while (moved < 0 && errno == EINTR);
+    return moved < 0 ? -(ptrdiff_t)errno : moved;
+}
+
+static inline ptrdiff_t geventws_send(int fd, const char *octets, ptrdiff_t size)
+{
+    ptrdiff_t moved;
+    do
+        moved = send(fd, octets, (size_t)size, MSG_NOSIGNAL);
+    while (moved < 0 && errno == EINTR);
+    return moved < 0 ? -(ptrdiff_t)errno : moved;
+}
+
+static inline double geventws_monotonic(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
+#endif
+
+#endif

@@ -1,0 +1,20 @@
+cimport cython
+from cpython.pythread cimport PyThread_get_thread_ident
+from geventws.sockets cimport monotonic
+
+cpdef unsigned long get_thread_id() except? 0
+
+@cython.final
+cdef class Dispatcher:
+    cdef object __weakref__
+    cdef readonly object hub
+    cdef readonly object loop
+    cdef readonly unsigned long thread_id
+    cdef readonly bytearray buffer
+    cdef object _ready
+    cdef object _parked
+    cdef bint _is_scheduled
+    cpdef add(self, object connection)
+    cdef object _schedule(self)
+    @cython.locals(started=double)
+    cdef object _deliver(self)

@@ -1,0 +1,126 @@
+"""One greenlet for the listeners of all connections that have something to deliver.
+
+Strategy: a connection with news goes onto the *ready list* of its hub. At the end of the loop
+iteration one dispatcher greenlet runs through the list; so two greenlet switches are paid for each
+iteration, not for each message. A listener that blocks takes its greenlet along: control is back in
+the hub, and a fresh dispatcher takes over what is left of the list (the baton is passed). The
+blocked one goes on with its own connection when it wakes, helps with the list, and parks if no
+other is parked, else it ends. An idle connection owns no greenlet.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from gevent import get_hub
+from gevent.monkey import get_original
+from greenlet import getcurrent, greenlet
+
+try:
+    import cython
+except ImportError:
+    from geventws import _cython as cython
+from geventws.protocol import HEADROOM
+from geventws.sockets import monotonic
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gevent.hub import Hub
+
+__all__ = ["Dispatcher", "get_dispatcher"]
+
+#: Octets that one readiness reads at most, of any connection: what the kernel holds for one socket
+#: mostly fits, and the other connections wait no longer than its parsing takes.
+RECEIVE_SIZE = 262144
+#: Seconds after which the dispatcher goes back to the hub, so that what arrived meanwhile is read.
+BATON_TIME = 0.002
+
+_get_ident: Callable[[], int] = get_original("_thread", "get_ident")
+
+
+def get_thread_id() -> int:
+    """Return the native thread's number, also where gevent has patched ``_thread``."""
+    if cython.compiled:
+        return PyThread_get_thread_ident()  # type: ignore[name-defined,no-any-return]  # noqa: F821
+    return _get_ident()
+
+
+class Dispatcher:
+    """Keep the ready list of one hub, and the buffer that all its connections read into.
+
+    Attributes:
+        hub: The hub; so are ``loop`` its loop and ``thread_id`` its thread.
+        buffer: Where received octets lie until they are parsed; the first `HEADROOM` are the parser's.
+    """
+
+    __slots__ = ("__weakref__", "_is_scheduled", "_parked", "_ready", "buffer", "hub", "loop", "thread_id")
+
+    def __init__(self, hub: Hub) -> None:
+        self.hub = hub
+        self.loop: Any = hub.loop
+        self.thread_id = get_thread_id()
+        self.buffer = bytearray(HEADROOM + RECEIVE_SIZE)
+        self._ready: deque[Any] = deque()
+        self._parked: greenlet | None = None
+        self._is_scheduled = False
+
+    def add(self, connection: Any) -> None:
+        """Put a connection that is not there yet at the end of the ready list."""
+        self._ready.append(connection)
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self.loop.run_callback(self._pass_baton)
+
+    def _pass_baton(self) -> None:
+        """Switch to a dispatcher greenlet; comes back when it parks, ends or blocks."""
+        self._is_scheduled = False
+        runner = self._parked
+        self._parked = None
+        if runner is None or runner.dead:
+            runner = greenlet(self._run, self.hub)
+        try:
+            runner.switch()
+        finally:
+            if self._ready:
+                self._schedule()
+
+    def _run(self) -> None:
+        while True:
+            self._deliver()
+            if self._parked is not None:
+                return
+            current = getcurrent()
+            self._parked = current
+            try:
+                self.hub.switch()
+            finally:
+                # Somebody may throw into a parked greenlet: it must not be taken for a parked one then.
+                if self._parked is current:
+                    self._parked = None
+
+    def _deliver(self) -> None:
+        started = monotonic()
+        while self._ready:
+            try:
+                self._ready.popleft().deliver()
+            except BaseException:  # noqa: BLE001
+                # `deliver` has its own handling; what comes here is our fault and must not take the baton along.
+                self.hub.handle_error(self, *sys.exc_info())  # type: ignore[arg-type]
+            if monotonic() - started > BATON_TIME:
+                return
+
+
+def get_dispatcher() -> Dispatcher:
+    """Return the dispatcher of the calling thread's hub."""
+    hub: Any = get_hub()
+    # Kept on the hub, so that it goes with it.
+    dispatcher: Dispatcher | None = getattr(hub, "_geventws_dispatcher", None)
+    if dispatcher is None or dispatcher.loop is not hub.loop:
+        dispatcher = hub._geventws_dispatcher = Dispatcher(hub)
+    return dispatcher

@@ -1,0 +1,49 @@
+cimport cython
+from geventws.dispatch cimport Dispatcher
+from geventws.protocol cimport Protocol
+from geventws.sockets cimport Stream, monotonic
+from geventws.transport cimport Transport
+
+cdef class Endpoint(Transport):
+    cdef object _config
+    cdef object _context
+    cdef Protocol _protocol
+    cdef public object _owner
+    cdef object _close_code
+    cdef str _close_reason
+    cdef object _closed_by
+    cdef str _close_cause
+    cdef object _closed_event
+    cdef object _error
+    cdef object _latency
+    cdef bytes _ping_payload
+    cdef object _timer
+    cdef double _timer_deadline
+    cdef double _close_deadline
+    cdef double _last_received
+    cdef double _ping_sent_at
+    cdef double _ping_time
+    cdef int _state
+    cdef bint _is_client
+    cdef bint _is_lingering
+    cdef bint _is_paused
+    cdef bint _is_started
+
+    @cython.locals(size=Py_ssize_t)
+    cdef object _read(self, bint to_end)
+    cdef object _take(self, Py_ssize_t size)
+    @cython.locals(protocol=Protocol)
+    cdef object _after_receive(self)
+    cdef object _send_replies(self)
+    cdef object _on_reading_over(self)
+    cdef object _on_end_of_stream(self)
+    cdef bint _is_held(self) except -1
+    @cython.locals(protocol=Protocol)
+    cdef object _update_reading(self)
+    cdef object _settle(self)
+    cdef object _note_pong(self)
+    cdef object _set_deadline(self, double when)
+    cdef object _wake(self)
+    cdef object _wake_senders(self)
+    cdef object _on_closed(self)
+    cdef object _on_started(self)

@@ -1,0 +1,563 @@
+"""How a connection lives and ends: what was read is acted on, deadlines, keepalive, closing handshake.
+
+Strategy: three states, and one function, `Endpoint._end`, that leads to the last of them. What ends
+reading (the peer's Close, a violation) is acted on by `_settle` once the messages before it are
+delivered, so that a listener may still answer them; `close_timeout` bounds that. After a Close of
+ours for a failure the connection *lingers*: it is closed for the application, while the write side is
+shut and what still comes is read and discarded, so that the peer sees the Close and not a reset.
+
+There is one timer. It never moves when octets arrive: when it fires it looks at what happened since,
+and sleeps for what is left.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import sys
+from typing import TYPE_CHECKING, Any
+
+from gevent.event import Event
+
+from geventws.errors import ConnectionClosed
+from geventws.frames import CloseCode, is_sendable_close_code
+from geventws.protocol import HEADROOM, Protocol
+from geventws.sockets import END, monotonic
+from geventws.transport import Transport
+
+if TYPE_CHECKING:
+    from geventws.config import ConnectionConfig
+    from geventws.dispatch import Dispatcher
+    from geventws.sockets import Stream
+
+__all__ = ["CLOSED", "CLOSING", "OPEN", "Endpoint"]
+
+logger = logging.getLogger("geventws")
+
+OPEN = 0
+CLOSING = 1
+CLOSED = 2
+
+#: A deadline that never comes.
+NEVER = float("inf")
+
+
+class Endpoint(Transport):
+    """Own the protocol of a connection, its state and its deadlines.
+
+    Subclasses say how messages reach the application: they override the hooks at the end.
+    """
+
+    __slots__ = (
+        "_close_cause",
+        "_close_code",
+        "_close_deadline",
+        "_close_reason",
+        "_closed_by",
+        "_closed_event",
+        "_config",
+        "_context",
+        "_error",
+        "_is_client",
+        "_is_lingering",
+        "_is_paused",
+        "_is_started",
+        "_last_received",
+        "_latency",
+        "_ping_sent_at",
+        "_owner",
+        "_ping_payload",
+        "_ping_time",
+        "_protocol",
+        "_state",
+        "_timer",
+        "_timer_deadline",
+    )
+
+    def __init__(
+        self, stream: Stream, dispatcher: Dispatcher, config: ConnectionConfig, *, is_client: bool, early: bytes
+    ) -> None:
+        super().__init__(stream, dispatcher, config.send_high_water_mark)
+        self._config = config
+        self._is_client = is_client
+        self._protocol = Protocol(
+            is_client=is_client,
+            max_frame_size=config.max_received_frame_size,
+            max_message_size=config.max_received_message_size,
+            fragmentation_threshold=config.fragmentation_threshold if config.fragment_outgoing_messages else 0,
+            assembles=config.assemble_fragments,
+        )
+        if early:
+            self._protocol.receive_octets(early)
+        self._context = contextvars.copy_context()
+        self._is_started = False
+        self._state = OPEN
+        self._owner: Any = None
+        self._close_code: int | None = None
+        self._close_reason = ""
+        self._closed_by: str | None = None
+        self._close_cause = ""
+        self._closed_event: Any = None
+        self._error: Exception | None = None
+        self._is_lingering = False
+        self._is_paused = False
+        self._close_deadline = NEVER
+        self._ping_sent_at = self._last_received = monotonic()
+        self._latency: float | None = None
+        self._ping_payload: bytes | None = None
+        # When the keepalive ping that waits for an answer went to the kernel; 0.0 without one.
+        self._ping_time = 0.0
+        self._timer: Any = None
+        self._timer_deadline = NEVER
+
+    def _start(self) -> None:
+        """Begin to read and to deliver: the opening handshake is through."""
+        if self._is_started:
+            return
+        self._is_started = True
+        if self._state != CLOSED:
+            self._update_reading()
+            self._set_deadline(self._next_deadline(monotonic()))
+            # TLS may hold decrypted octets already, and early ones may be whole messages.
+            self._read_soon()
+        self._on_started()
+
+    # Reading
+
+    def _on_readable(self, events: int) -> None:
+        try:
+            self._read(events < 0)
+        except BaseException:  # noqa: BLE001
+            # Nothing may leave a callback of the hub: the loop would stop the watcher and go on without us.
+            self._break_down(sys.exc_info()[1])
+
+    def _read(self, to_end: bool) -> None:
+        if self._stream.fd < 0:
+            return
+        if not self._is_lingering and self._is_held():
+            self._after_receive()
+            return
+        try:
+            size = self._receive()
+            while to_end and size > 0:
+                # libuv stopped the watcher: whatever is left has to be read now.
+                self._take(size)
+                size = self._receive()
+        except OSError as error:
+            self._lose(f"the connection broke: {error}", error)
+            return
+        if size > 0:
+            self._take(size)
+            self._after_receive()
+        elif size == END:
+            self._on_end_of_stream()
+        else:
+            # Early octets were parsed before there was anything to read.
+            self._after_receive()
+
+    def _take(self, size: int) -> None:
+        self._last_received = monotonic()
+        if not self._is_lingering:
+            self._protocol.receive(self._dispatcher.buffer, HEADROOM, HEADROOM + size)
+
+    def _after_receive(self) -> None:
+        """Act on what was parsed; wakes the application last, and trusts nothing after that."""
+        if self._stream.has_pending() and self._is_reading():
+            self._read_soon()
+        if self._is_lingering:
+            return
+        protocol = self._protocol
+        if protocol.replies:
+            self._send_replies()
+        if protocol.latest_pong is not None:
+            self._note_pong()
+        if protocol.failure is not None or protocol.is_close_received:
+            self._on_reading_over()
+        if protocol.has_events():
+            if protocol.queued_size > self._config.receive_high_water_mark:
+                self._stop_reading()
+            self._wake()
+
+    def _send_replies(self) -> None:
+        """Send the Pongs; while the peer does not read, only the latest is kept (5.5.3)."""
+        if self._has_output() and self._wire is not None:
+            self._protocol.is_output_blocked = True
+            del self._protocol.replies[:-1]
+            return
+        octets = b"".join(self._protocol.replies)
+        self._protocol.replies.clear()
+        self._write_control(octets)
+
+    def _on_reading_over(self) -> None:
+        self._stop_reading()
+        if not self._protocol.has_events():
+            self._settle()
+        elif self._close_deadline == NEVER:
+            self._close_deadline = monotonic() + self._config.close_timeout
+            self._set_deadline(self._close_deadline)
+
+    def _on_end_of_stream(self) -> None:
+        if self._is_lingering:
+            self._hang_up()
+        elif self._broken is not None:
+            self._lose(f"the connection broke: {self._broken}", self._broken)
+        else:
+            self._lose("the peer ended the connection without a Close", None)
+
+    def _on_broken(self) -> None:
+        # Written from another side than the hub's callbacks, or from within one: end what can be read.
+        if self._stream.fd < 0:
+            return
+        self._on_readable(-1)
+        if self._stream.fd >= 0 and self._state != CLOSED and not self._protocol.is_close_received:
+            self._on_end_of_stream()
+
+    def _is_held(self) -> bool:
+        """Tell whether reading is paused, by the application or by the high-water mark."""
+        if self._state != OPEN:
+            return False
+        return self._is_paused or self._protocol.queued_size > self._config.receive_high_water_mark
+
+    def _update_reading(self) -> None:
+        """Read, or stop reading, as the state and the inbox ask for."""
+        if self._stream.fd < 0:
+            return
+        protocol = self._protocol
+        over = protocol.failure is not None or protocol.is_close_received
+        if self._is_lingering or not (over or self._is_held()):
+            self._start_reading()
+        else:
+            self._stop_reading()
+
+    # The closing handshake
+
+    def _send_close(self, code: int, reason: str) -> None:
+        """Queue our Close behind everything that waits (5.5.1)."""
+        self._flush()
+        self._write(self._protocol.serialize_close(code, reason))
+
+    def _start_closing(self, code: int, reason: str) -> None:
+        """Begin the closing handshake (7.1.2)."""
+        self._state = CLOSING
+        self._closed_by = "local"
+        self._close_cause = f"we closed with {code}"
+        self._protocol.discard()
+        self._send_close(code, reason)
+        self._wake_senders()
+        if self._protocol.is_close_received or self._protocol.failure is not None:
+            # The peer's Close was waiting for its turn behind the messages that are discarded now.
+            self._settle()
+            return
+        self._update_reading()
+        if not self._has_output():
+            self._on_output_empty()
+
+    def _settle(self) -> None:
+        """Act on what ended reading, once the messages before it are delivered."""
+        if self._state == CLOSED:
+            return
+        protocol = self._protocol
+        if protocol.failure is not None:
+            self._error = protocol.failure
+            self._fail(protocol.failure.close_code, str(protocol.failure), f"we failed it: {protocol.failure}")
+        elif protocol.is_close_received:
+            self._answer_close()
+
+    def _answer_close(self) -> None:
+        """Answer the peer's Close with its code, or take it as the answer to ours (7.1.5)."""
+        protocol = self._protocol
+        if protocol.sent_close_code is None:
+            self._state = CLOSING
+            self._closed_by = "peer"
+            self._close_cause = f"the peer closed with {protocol.close_code}"
+            self._send_close(protocol.close_code, "")
+            self._wake_senders()
+            self._close_deadline = monotonic() + self._config.close_timeout
+            self._set_deadline(self._close_deadline)
+        if self._broken is not None or not self._has_output():
+            self._finish_closing()
+
+    def _finish_closing(self) -> None:
+        """Both Closes are through: end the TCP connection, the server first (7.1.1)."""
+        protocol = self._protocol
+        self._end(protocol.close_code, protocol.close_reason, self._closed_by or "peer", self._close_cause)
+        if self._is_client or self._has_unread():
+            self._linger(shuts_write=not self._is_client)
+        else:
+            self._hang_up()
+
+    def _has_unread(self) -> bool:
+        """Look for octets behind the peer's Close: closing over them would be a reset that swallows our Close."""
+        try:
+            return self._broken is None and self._receive() > 0
+        except OSError:
+            return False
+
+    def _fail(self, code: int, reason: str, cause: str) -> None:
+        """Fail the connection (7.1.7): our Close behind what is queued, then nothing is taken any more."""
+        if self._state == CLOSED:
+            return
+        self._protocol.discard()
+        if self._broken is None and self._protocol.sent_close_code is None:
+            self._send_close(code, reason)
+        self._end(code, reason, "local", cause)
+        self._linger(shuts_write=True)
+
+    def _lose(self, cause: str, error: OSError | None) -> None:
+        """Note that TCP ended without a closing handshake: 1006 (7.1.5)."""
+        if self._is_lingering:
+            self._hang_up()
+            return
+        if self._protocol.is_close_received:
+            if self._closed_by is None:
+                self._closed_by = "peer"
+                self._close_cause = f"the peer closed with {self._protocol.close_code}, and did not wait for an answer"
+            self._finish_closing()
+            return
+        if error is not None:
+            self._error = error
+        silent = monotonic() - self._last_received
+        unsent = self._output_size + self._cork_size
+        cause = f"{cause}; silent for {silent:.3f} s, {unsent} octets unsent"
+        self._end(CloseCode.ABNORMAL_CLOSURE.value, "", self._closed_by or "transport", cause)
+        self._hang_up()
+
+    def _lose_opening(self) -> None:
+        self._lose("the client was gone before the opening handshake was complete", None)
+
+    def _end(self, code: int, reason: str, by: str, cause: str) -> None:
+        """Reach CLOSED, once; whoever waits is told."""
+        if self._state == CLOSED:
+            return
+        self._state = CLOSED
+        self._close_code = code
+        self._close_reason = reason
+        self._closed_by = by
+        self._close_cause = cause
+        self._close_deadline = NEVER
+        if self._closed_event is not None:
+            self._closed_event.set()
+        self._wake_senders()
+        self._on_closed()
+
+    def _linger(self, *, shuts_write: bool) -> None:
+        """Read and discard until the peer is gone, or `close_timeout` has passed."""
+        if self._stream.fd < 0:
+            return
+        if self._broken is not None:
+            self._hang_up()
+            return
+        self._is_lingering = True
+        self._protocol.replies.clear()
+        self._close_deadline = monotonic() + self._config.close_timeout
+        self._set_deadline(self._close_deadline)
+        self._update_reading()
+        if shuts_write and not self._has_output():
+            self._stream.shut_write()
+        self._read_soon()
+
+    def _hang_up(self) -> None:
+        """Close the descriptor, and all that watches it."""
+        self._is_lingering = False
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer.close()
+            self._timer = None
+        self._timer_deadline = NEVER
+        self._close_transport()
+        self._on_transport_closed()
+
+    def _break_down(self, error: BaseException | None) -> None:
+        """End a connection on which our own code failed."""
+        logger.error("a connection ends with 1011: internal error", exc_info=error)
+        try:
+            self._fail(CloseCode.INTERNAL_ERROR.value, "", "we failed it: internal error")
+        except Exception:
+            logger.exception("a connection could not be closed in order")
+            self._end(CloseCode.INTERNAL_ERROR.value, "", "local", "we failed it: internal error")
+            self._hang_up()
+
+    def _drop(self, code: int, reason: str, skip_close_frame: bool, by: str, cause: str) -> None:
+        """End now: nothing that waits is sent or delivered."""
+        is_cut = self._is_frame_cut()
+        self._protocol.discard()
+        self._discard_output()
+        says_close = not (
+            skip_close_frame
+            or is_cut
+            or self._broken is not None
+            or self._protocol.sent_close_code is not None
+            or not is_sendable_close_code(code)
+        )
+        if says_close:
+            self._write(self._protocol.serialize_close(code, reason))
+        self._end(code, reason, by, cause)
+        if says_close:
+            self._linger(shuts_write=True)
+        else:
+            self._hang_up()
+
+    def _make_closed_error(self) -> ConnectionClosed:
+        if self._state == CLOSED:
+            return ConnectionClosed(self._close_code, self._close_reason, self._close_cause)
+        return ConnectionClosed(None, "", "the connection is closing: " + self._close_cause)
+
+    # Output
+
+    def _on_output_pending(self) -> None:
+        if self._config.send_timeout is not None:
+            self._set_deadline(self._last_progress + self._config.send_timeout)
+
+    def _on_output_drained(self) -> None:
+        self._wake_senders()
+
+    def _on_output_empty(self) -> None:
+        protocol = self._protocol
+        if protocol.is_output_blocked:
+            protocol.is_output_blocked = False
+            if protocol.replies and self._state == OPEN:
+                self._send_replies()
+        if self._ping_time == NEVER:
+            self._ping_time = monotonic()
+            self._set_deadline(self._ping_time + self._config.keepalive_grace_period)
+        if self._is_lingering:
+            self._stream.shut_write()
+        elif self._state == CLOSING:
+            if protocol.is_close_received:
+                self._finish_closing()
+            elif self._close_deadline == NEVER:
+                self._close_deadline = monotonic() + self._config.close_timeout
+                self._set_deadline(self._close_deadline)
+
+    # Deadlines
+
+    def _set_deadline(self, when: float) -> None:
+        """Let the timer fire at ``when`` at the latest."""
+        if when >= self._timer_deadline or self._stream.fd < 0:
+            return
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer.close()
+        self._timer_deadline = when
+        self._timer = self._dispatcher.loop.timer(max(0.0, when - monotonic()))
+        # Without `update` the loop would count from its own, older idea of now.
+        self._timer.start(self._on_timer, update=True)
+
+    def _on_timer(self) -> None:
+        try:
+            self._timer.close()
+            self._timer = None
+            self._timer_deadline = NEVER
+            now = monotonic()
+            self._check_deadlines(now)
+            if self._stream.fd >= 0:
+                self._set_deadline(max(self._next_deadline(monotonic()), now + 0.001))
+        except BaseException:  # noqa: BLE001
+            # As in `_on_readable`.
+            self._break_down(sys.exc_info()[1])
+
+    def _check_deadlines(self, now: float) -> None:
+        if now >= self._close_deadline:
+            self._on_close_deadline()
+        elif self._wire is not None and self._config.send_timeout is not None:
+            stuck = now - self._last_progress
+            if stuck >= self._config.send_timeout:
+                self._lose(f"the peer took no octet for {stuck:.3f} s", None)
+        if self._state == OPEN and self._config.keepalive and not self._config.use_native_keepalive:
+            self._check_keepalive(now)
+
+    def _on_close_deadline(self) -> None:
+        self._close_deadline = NEVER
+        if self._is_lingering:
+            self._hang_up()
+        elif self._state == OPEN:
+            # The application did not take the messages before the peer's Close, or before the violation, in time.
+            self._settle()
+        elif self._protocol.is_close_received:
+            self._finish_closing()
+        else:
+            timeout = self._config.close_timeout
+            self._lose(f"{self._close_cause}, and the peer sent no Close within {timeout:.3f} s", None)
+
+    def _next_deadline(self, now: float) -> float:
+        when = self._close_deadline
+        if self._wire is not None and self._config.send_timeout is not None:
+            when = min(when, self._last_progress + self._config.send_timeout)
+        if self._state == OPEN and self._config.keepalive and not self._config.use_native_keepalive:
+            if self._ping_time == NEVER:
+                return when
+            if self._ping_time and self._last_received < self._ping_time:
+                if self._config.drop_connection_on_keepalive_timeout:
+                    return min(when, self._ping_time + self._config.keepalive_grace_period)
+                return min(when, self._ping_time + self._config.keepalive_interval)
+            when = min(when, (now if self._is_held() else self._last_received) + self._config.keepalive_interval)
+        return when
+
+    def _check_keepalive(self, now: float) -> None:
+        if self._is_held() or self._protocol.is_close_received or self._protocol.failure is not None:
+            # We do not read: the peer's silence is ours.
+            self._ping_time = 0.0
+            return
+        if self._ping_time == NEVER:
+            return
+        if not self._ping_time or self._last_received >= self._ping_time:
+            if now - self._last_received >= self._config.keepalive_interval:
+                self._ping_keepalive()
+            else:
+                self._ping_time = 0.0
+        elif not self._config.drop_connection_on_keepalive_timeout:
+            if now - self._ping_time >= self._config.keepalive_interval:
+                self._ping_keepalive()
+        elif now - self._ping_time >= self._config.keepalive_grace_period:
+            self._check_once_more()
+
+    def _ping_keepalive(self) -> None:
+        self._send_ping(b"")
+        # NEVER until the kernel has its last octet.
+        self._ping_time = NEVER if self._has_output() else monotonic()
+
+    def _check_once_more(self) -> None:
+        """Drop a silent peer, unless something came that our own hub had no time to read."""
+        before = self._last_received
+        self._on_readable(0)
+        if self._last_received > before or self._state != OPEN or self._is_held():
+            return
+        silent = monotonic() - self._last_received
+        grace = self._config.keepalive_grace_period
+        self._lose(f"the peer did not answer a ping within {grace:.3f} s, after {silent:.3f} s of silence", None)
+
+    def _send_ping(self, payload: bytes) -> None:
+        self._flush()
+        self._ping_payload = payload
+        self._ping_sent_at = monotonic()
+        self._write_control(self._protocol.serialize_frame(0x89, payload))
+
+    def _note_pong(self) -> None:
+        if self._protocol.latest_pong == self._ping_payload:
+            self._latency = self._last_received - self._ping_sent_at
+            self._ping_payload = None
+        self._protocol.latest_pong = None
+
+    # Hooks
+
+    def _make_closed_event(self) -> Any:
+        if self._closed_event is None:
+            self._closed_event = Event()
+            if self._state == CLOSED:
+                self._closed_event.set()
+        return self._closed_event
+
+    def _on_started(self) -> None:
+        """Delivery may begin."""
+
+    def _wake(self) -> None:
+        """Messages came: let the application have them."""
+
+    def _wake_senders(self) -> None:
+        """Let those that wait above the high-water mark look again."""
+
+    def _on_closed(self) -> None:
+        """The state is CLOSED: the application is to learn of it."""
+
+    def _on_transport_closed(self) -> None:
+        """The descriptor is closed."""

@@ -1,0 +1,291 @@
+"""`WebSocketHandler`: pywsgi's handler that knows upgrade requests.
+
+Strategy: everything of plain HTTP stays pywsgi's. One method is overridden to take over an upgrade
+request (``run_application``: environ, headers, error handling and access log are ready there), and
+three so that after a 101 nothing more is written. Accepting takes the socket away: the handler's
+greenlet may then end without closing it.
+"""
+
+from __future__ import annotations
+
+import time
+from _socket import IPPROTO_TCP, MSG_PEEK, SO_KEEPALIVE, SOL_SOCKET, TCP_NODELAY
+from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import urlsplit
+
+from gevent import Timeout, get_hub
+from gevent.core import READ
+from gevent.pywsgi import Input, WSGIHandler
+from greenlet import GreenletExit
+
+from geventws import sockets
+from geventws.config import ServerConfig
+from geventws.handshake import is_upgrade
+from geventws.host import Mount, get_host
+from geventws.request import ENVIRON_KEY, WebSocketRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from geventws.sockets import Stream
+
+__all__ = ["WebSocketHandler"]
+
+_HEADER_TIMEOUT_ANSWER = (
+    b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Type: text/plain\r\nContent-Length: 16\r\n\r\n"
+    b"Request Timeout\n"
+)
+
+
+class WebSocketHandler(WSGIHandler):
+    """Handle HTTP as pywsgi does, and upgrade requests for the servers mounted, or for a view.
+
+    As ``WSGIServer(address, app, handler_class=WebSocketHandler)`` without any mount, a view finds a
+    `WebSocketRequest` in ``environ["geventws.request"]``, and its connection ends with the view.
+    """
+
+    #: The options for views; None where only mounted servers take upgrade requests.
+    config: ClassVar[ServerConfig | None] = ServerConfig()
+
+    _deadline: Timeout | None = None
+    _has_octet = False
+    _is_first_request = True
+    _is_answered = False
+    _is_logged = False
+    _has_failed = False
+
+    # The request head, within one deadline
+
+    def handle_one_request(self) -> Any:
+        """Handle one request, its head within ``header_timeout``."""
+        seconds = get_host(self.server).header_timeout(self.config)
+        if seconds is None:
+            return super().handle_one_request()
+        self._deadline = Timeout(seconds)
+        try:
+            return super().handle_one_request()
+        except Timeout as expired:
+            if expired is not self._deadline:
+                raise
+            return self._end_slow_head(seconds)
+        finally:
+            self._deadline.close()
+
+    def read_requestline(self) -> str:
+        """Start the deadline: with the connection for its first request, else with the first octet."""
+        deadline = self._deadline
+        if deadline is not None:
+            self._has_octet = False
+            if self._is_first_request:
+                self._is_first_request = False
+                deadline.start()
+                self._has_octet = bool(self.rfile.peek(1))
+            else:
+                self._has_octet = bool(self.rfile.peek(1))
+                deadline.start()
+        line: str = super().read_requestline()
+        return line
+
+    def read_request(self, raw_requestline: str) -> Any:
+        """Read the head; with its end the deadline is met."""
+        try:
+            return super().read_request(raw_requestline)
+        finally:
+            if self._deadline is not None:
+                self._deadline.close()
+
+    def _end_slow_head(self, seconds: float) -> Any:
+        if not self._has_octet:
+            return None
+        self.requestline = ""
+        self.log_error("no complete request head came within %s s from %s", seconds, self.client_address)
+        return "408 Request Timeout", _HEADER_TIMEOUT_ANSWER
+
+    # Upgrade requests
+
+    def run_application(self) -> None:
+        """Ask the mounted servers who claims an upgrade request; all others go to the application."""
+        if "HTTP_UPGRADE" not in self.environ or not is_upgrade(self.collect_headers()):
+            super().run_application()
+            return
+        for mount in tuple(get_host(self.server).mounts):
+            if mount.server._claims(self.get_path()):  # noqa: SLF001
+                request = WebSocketRequest(self, mount)
+                mount.server._decide(request)  # noqa: SLF001
+                if not request.is_ignored:
+                    return
+        if self.config is None:
+            super().run_application()
+        else:
+            self._run_view(self.config)
+
+    def _run_view(self, config: ServerConfig) -> None:
+        """Run the application with a request in its environment; the connection ends with it."""
+        request = WebSocketRequest(self, Mount(get_host(self.server), None, config))
+        self.environ[ENVIRON_KEY] = request
+        try:
+            super().run_application()
+        except BaseException as error:
+            if request.connection is None:
+                raise
+            self._has_failed = True
+            request.connection._on_listener_raised()  # noqa: SLF001
+            if isinstance(error, GreenletExit):
+                raise
+        finally:
+            # The environment outlives this in pywsgi's error path; the request must not keep what it holds.
+            self.environ.pop(ENVIRON_KEY, None)
+            if request.connection is not None and not self._has_failed:
+                request.connection.close(1000)
+
+    def collect_headers(self) -> dict[str, list[str]]:
+        """Return the request's fields by their lower-case names."""
+        collected: dict[str, list[str]] = {}
+        for name, value in self.headers.items():
+            collected.setdefault(name.lower(), []).append(value)
+        return collected
+
+    def get_path(self) -> str:
+        """Return the decoded path of the request target, without query, scheme and host."""
+        path: str = self.environ.get("PATH_INFO", "")
+        if not path.startswith("/"):
+            # RFC 9112, 3.2.2: a server accepts the absolute form, which pywsgi leaves as it is.
+            path = urlsplit(path).path or "/"
+        return path.encode("latin-1").decode("utf-8", "replace")
+
+    # What a request does with the socket
+
+    def watch_client(self, callback: Callable[[], None]) -> Any:
+        """Return a started watcher that calls in the hub when there is something to read."""
+        watcher = get_hub().loop.io(self.socket.fileno(), READ)
+        watcher.start(callback)
+        return watcher
+
+    def is_client_gone(self) -> bool:
+        """Look without waiting; octets that are there stay in ``rfile``."""
+        if self._peek():
+            return False
+        if hasattr(self.socket, "do_handshake"):
+            return self._tls_ended
+        try:
+            return not self.socket._sock.recv(1, MSG_PEEK)  # noqa: SLF001
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    _tls_ended = False
+
+    def _peek(self) -> bytes:
+        """Return what ``rfile`` can give without waiting; afterwards `_tls_ended` tells of an end under TLS."""
+        sock = self.socket
+        timeout = sock.timeout
+        sock.timeout = 0.0
+        try:
+            octets: bytes = self.rfile.peek(1)
+            self._tls_ended = not octets
+        except OSError as error:
+            # Would block, which SocketIO does not tell from an end under TLS; or broken.
+            self._tls_ended = "Want" not in type(error).__name__
+            return b""
+        finally:
+            sock.timeout = timeout
+        return octets
+
+    def send_switch(self, fields: list[tuple[str, str]]) -> None:
+        """Send the 101 and write its line into the access log."""
+        super().start_response("101 Switching Protocols", fields)
+        # RFC 9110, 6.6.1 asks for a Date only of answers of a clock's owner other than 1xx.
+        self.provided_date = "none"
+        super().write(b"")
+        self._is_answered = True
+        self.time_finish = time.time()
+        self.log_request()
+        self._is_logged = True
+
+    def send_answer(self, status: str, fields: list[tuple[str, str]], body: bytes) -> None:
+        """Send an answer of our own, which ends the connection."""
+        self._end_http()
+        super().start_response(status, fields)
+        super().write(body)
+        self._is_answered = True
+
+    def run_response(self, response: Callable[..., Iterable[bytes]]) -> None:
+        """Send a WSGI response instead of the application's."""
+        self._end_http()
+
+        def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+            kept = [(name, value) for name, value in headers if name.lower() != "connection"]
+            return WSGIHandler.start_response(self, status, [*kept, ("Connection", "close")], exc_info)
+
+        result = response(self.environ, start_response)
+        try:
+            for part in result:
+                super().write(part)
+            if not self.headers_sent:
+                super().write(b"")
+        finally:
+            if hasattr(result, "close"):
+                result.close()
+        self._is_answered = True
+
+    def _end_http(self) -> None:
+        self.close_connection = True
+        # A body that came with the request is not waited for.
+        self.wsgi_input = Input(self.rfile, None)
+
+    def detach(self, config: ServerConfig) -> tuple[Stream, bytes]:
+        """Give the socket away: its stream, and the octets that came with the handshake."""
+        self._end_http()
+        self._is_answered = True
+        early = self._peek()
+        if early:
+            early = self.rfile.read(len(early))
+        sock = self.socket
+        self.socket = None
+        _set_options(sock, config)
+        if hasattr(sock, "do_handshake"):
+            # First, while the file still counts as a user of the socket.
+            stream = sockets.detach(sock)
+            self.rfile.close()
+        else:
+            self.rfile.close()
+            stream = sockets.detach(sock)
+        return stream, early
+
+    # After an answer of ours nothing more goes out
+
+    def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+        """Do as pywsgi, unless the request was answered: a framework's response then goes nowhere."""
+        if self._is_answered:
+            self._has_failed = self._has_failed or status[:1] == "5"
+            return _discard
+        return super().start_response(status, headers, exc_info)
+
+    def write(self, data: bytes) -> None:
+        """Do as pywsgi, unless the request was answered."""
+        if not self._is_answered:
+            super().write(data)
+
+    def log_request(self) -> None:
+        """Do as pywsgi, once a request."""
+        if self._is_logged:
+            self._is_logged = False
+        else:
+            super().log_request()
+
+
+def _discard(data: bytes) -> None:
+    """Take what a framework writes after the connection was taken over."""
+
+
+def _set_options(sock: Any, config: ServerConfig) -> None:
+    """Set what the options say of a TCP socket; a Unix socket has neither."""
+    try:
+        if config.disable_nagle_algorithm:
+            sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
+        if config.keepalive and config.use_native_keepalive:
+            sock.setsockopt(SOL_SOCKET, SO_KEEPALIVE, 1)
+            sockets.set_keepalive_idle(sock, config.keepalive_interval)
+    except OSError:
+        return

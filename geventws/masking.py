@@ -1,0 +1,63 @@
+"""Masking of payloads (RFC 6455, 5.3).
+
+The one job in C: where the package is compiled, the octets go through ``geventws_xor`` of
+``_kernel.h``; elsewhere two long integers are XORed, which is the quickest that Python offers.
+A masking key is handled as the little-endian number of its four octets.
+"""
+
+from __future__ import annotations
+
+try:
+    import cython
+except ImportError:
+    from geventws import _cython as cython
+
+__all__ = ["COMPILED", "extend_unmasked", "unmask"]
+
+#: Whether the hot modules of the package are compiled; all of them are, or none.
+COMPILED: bool = cython.compiled
+
+
+def unmask(octets: bytes | bytearray, start: int, stop: int, key: int, phase: int) -> bytes:
+    """Return ``octets[start:stop]`` XORed with the masking key; masking is the same.
+
+    Args:
+        octets: Where the payload lies.
+        start: Index of the first octet to take.
+        stop: Index behind the last one.
+        key: The masking key; 0 copies the octets as they are.
+        phase: How many octets of the frame's payload came before ``start``.
+    """
+    if cython.compiled:
+        payload = PyBytes_FromStringAndSize(cython.NULL, stop - start)  # type: ignore  # noqa: F821
+        geventws_xor(  # type: ignore[name-defined]  # noqa: F821
+            address(payload),  # type: ignore[name-defined]  # noqa: F821
+            address(octets) + start,  # type: ignore[name-defined]  # noqa: F821
+            stop - start,
+            key,
+            phase,
+        )
+        return payload  # type: ignore[no-any-return]
+    size = stop - start
+    if not key or not size:
+        return bytes(octets[start:stop])
+    shift = (phase & 3) * 8
+    turned = (key >> shift | key << (32 - shift)) & 0xFFFFFFFF
+    pattern = (turned.to_bytes(4, "little") * (size // 4 + 1))[:size]
+    return (int.from_bytes(octets[start:stop], "little") ^ int.from_bytes(pattern, "little")).to_bytes(size, "little")
+
+
+def extend_unmasked(target: bytearray, octets: bytearray, start: int, stop: int, key: int, phase: int) -> None:
+    """Append what `unmask` returns for the same arguments to ``target``, without a copy between."""
+    if cython.compiled:
+        have = len(target)
+        PyByteArray_Resize(target, have + stop - start)  # type: ignore[name-defined]  # noqa: F821
+        geventws_xor(  # type: ignore[name-defined]  # noqa: F821
+            address(target) + have,  # type: ignore[name-defined]  # noqa: F821
+            address(octets) + start,  # type: ignore[name-defined]  # noqa: F821
+            stop - start,
+            key,
+            phase,
+        )
+        return
+    target += unmask(octets, start, stop, key, phase)

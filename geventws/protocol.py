@@ -1,0 +1,488 @@
+"""The protocol without input and output (RFC 6455): octets in, messages and replies out.
+
+Strategy: `Protocol.receive` parses a buffer that its caller owns and shares among connections; what
+is complete becomes one object in the inbox (``str``, ``bytes`` or an event), what is not is copied
+out of the buffer before `receive` returns. A violation never raises out of `receive`: it is kept in
+`Protocol.failure`, so that the messages before it are delivered first. The application's side goes
+through `serialize`, `serialize_frame` and `serialize_close`, which give octets for the wire.
+
+Both sides are this one class: a client masks what it sends and refuses masked frames (5.1).
+"""
+
+from __future__ import annotations
+
+import os
+from codecs import utf_8_decode
+from typing import NamedTuple
+
+from geventws import frames
+from geventws.errors import InvalidPayload, MessageTooBig, ProtocolError
+from geventws.frames import MAX_CONTROL_PAYLOAD_SIZE, WebSocketFrame, parse_close
+from geventws.masking import extend_unmasked, unmask
+
+__all__ = ["HEADROOM", "MAX_MESSAGE_FRAGMENTS", "QUEUE_OVERHEAD", "Fragment", "Ping", "Pong", "Protocol"]
+
+#: Octets that `Protocol.receive` needs free in front of the received ones: a header that was cut
+#: off by the end of the last buffer, at most 13 of its 14 octets, goes there.
+HEADROOM = 16
+#: What a queued message counts beside its octets: without it, millions of tiny messages would pass
+#: under a high-water mark.
+QUEUE_OVERHEAD = 128
+#: Above this a message is refused: nobody needs it, and each fragment costs time whatever its size.
+MAX_MESSAGE_FRAGMENTS = 65536
+
+
+class Ping(NamedTuple):
+    """Report a Ping that the peer sent (5.5.2)."""
+
+    payload: bytes
+
+
+class Pong(NamedTuple):
+    """Report a Pong that the peer sent (5.5.3)."""
+
+    payload: bytes
+
+
+class Fragment(NamedTuple):
+    """Hold one piece of a message that is streamed; ``fin`` marks the last one."""
+
+    payload: str | bytes
+    fin: bool
+
+
+class Protocol:
+    """Keep the state of one connection's protocol.
+
+    Attributes:
+        queued_size: The inbox's events, each counted as its octets and `QUEUE_OVERHEAD`.
+        replies: Serialised Pongs that wait to be sent.
+        is_output_blocked: Set by the owner while the peer does not read: only the latest Pong is kept (5.5.3).
+        failure: The violation that ended reading, or None.
+        is_close_received: Whether the peer's Close came; then ``close_code`` and ``close_reason`` are its.
+        sent_close_code: The code of our own Close once it is serialised, else None.
+        latest_pong: The payload of the last Pong that came in, or None.
+    """
+
+    __slots__ = (
+        "_assembles",
+        "_control",
+        "_first_octet",
+        "_fragment_count",
+        "_head",
+        "_inbox",
+        "_is_client",
+        "_is_skipping",
+        "_is_streaming",
+        "_key",
+        "_left",
+        "_max_frame_size",
+        "_max_message_size",
+        "_opcode",
+        "_partial",
+        "_phase",
+        "_size",
+        "_tail",
+        "_taken",
+        "_threshold",
+        "auto_pong",
+        "close_code",
+        "close_reason",
+        "failure",
+        "is_close_received",
+        "is_discarding",
+        "is_output_blocked",
+        "latest_pong",
+        "queued_size",
+        "replies",
+        "reports_control",
+        "sent_close_code",
+    )
+
+    def __init__(
+        self,
+        *,
+        is_client: bool = False,
+        max_frame_size: int = 65536,
+        max_message_size: int = 1048576,
+        fragmentation_threshold: int = 16384,
+        assembles: bool = True,
+    ) -> None:
+        """Start with an open connection.
+
+        Args:
+            is_client: Which side this is.
+            max_frame_size: Payload octets of one received frame; more fails with 1009.
+            max_message_size: Payload octets of one received message; more fails with 1009.
+            fragmentation_threshold: Payload octets of one sent frame; 0 never fragments.
+            assembles: Whether fragments become messages; else every frame is a `WebSocketFrame`.
+        """
+        self._is_client = is_client
+        self._max_frame_size = max_frame_size
+        self._max_message_size = max_message_size
+        self._threshold = fragmentation_threshold
+        self._assembles = assembles
+        self._is_streaming = False
+        self._is_skipping = False
+        self.auto_pong = True
+        self.reports_control = False
+        self.is_discarding = False
+        self.is_output_blocked = False
+        self._inbox: list[object] = []
+        self._taken = 0
+        self.queued_size = 0
+        self.replies: list[bytes] = []
+        self.failure: ProtocolError | None = None
+        self.is_close_received = False
+        self.close_code = 0
+        self.close_reason = ""
+        self.sent_close_code: int | None = None
+        self.latest_pong: bytes | None = None
+        self._head = b""
+        # The frame in progress: octets that its payload still lacks, -1 between frames.
+        self._left = -1
+        self._first_octet = 0
+        self._key = 0
+        self._phase = 0
+        self._control: bytearray | None = None
+        # The message in progress: its opcode, 0 between messages.
+        self._opcode = 0
+        self._size = 0
+        self._fragment_count = 0
+        self._partial: bytearray | None = None
+        self._tail = b""
+
+    # What comes in
+
+    def receive(self, buffer: bytearray, start: int, stop: int) -> None:
+        """Parse ``buffer[start:stop]``; nothing of the buffer is needed afterwards.
+
+        After the peer's Close or a failure everything is ignored (5.5.1, 7.1.7).
+
+        Args:
+            buffer: Whole; at least `HEADROOM` octets before ``start`` may be overwritten.
+            start: Index of the first received octet.
+            stop: Index behind the last one.
+        """
+        if self.is_close_received or self.failure is not None:
+            return
+        if self._head:
+            start -= len(self._head)
+            buffer[start : start + len(self._head)] = self._head
+            self._head = b""
+        try:
+            self._parse(buffer, start, stop)
+        except ProtocolError as error:
+            self.failure = error
+            self._partial = self._control = None
+
+    def receive_octets(self, octets: bytes) -> None:
+        """Parse octets that lie in no shared buffer."""
+        buffer = bytearray(HEADROOM) + octets
+        self.receive(buffer, HEADROOM, len(buffer))
+
+    def _parse(self, buffer: bytearray, start: int, stop: int) -> None:
+        while not self.is_close_received:
+            if self._left < 0:
+                size = self._parse_header(buffer, start, stop)
+                if not size:
+                    if start < stop:
+                        self._head = bytes(buffer[start:stop])
+                    return
+                start += size
+            if stop - start < self._left:
+                if start < stop:
+                    self._hold(buffer, start, stop)
+                return
+            size = self._left
+            self._left = -1
+            if self._first_octet & 0x08:
+                self._end_control_frame(buffer, start, start + size)
+            elif self._partial is None and self._first_octet & 0x80 and self._assembles and not self._is_streaming:
+                self._end_message(unmask(buffer, start, start + size, self._key, 0))
+            else:
+                self._end_fragment(buffer, start, start + size)
+            start += size
+
+    def _parse_header(self, buffer: bytearray, start: int, stop: int) -> int:
+        """Parse a frame's header (5.2); return its size, or 0 where it is not complete."""
+        if stop - start < 2:
+            return 0
+        first = buffer[start]
+        second = buffer[start + 1]
+        if self._opcode or (first != 0x81 and first != 0x82):
+            self._check_first_octet(first)
+        if bool(second & 0x80) is self._is_client:
+            # 5.1: a server closes on an unmasked frame, a client on a masked one.
+            raise ProtocolError("a server's frame is masked" if self._is_client else "a client's frame is not masked")
+        size = second & 0x7F
+        if first & 0x08 and size > MAX_CONTROL_PAYLOAD_SIZE:
+            raise ProtocolError("a control frame has a payload of more than 125 octets (5.5)")
+        at = start + 2
+        if size >= 126:
+            at += 2 if size == 126 else 8
+            if stop < at:
+                return 0
+            size = self._parse_extended_size(buffer, start + 2, at)
+        if not first & 0x08:
+            self._check_size(first, size)
+        if not self._is_client:
+            if stop < at + 4:
+                return 0
+            self._key = buffer[at] | buffer[at + 1] << 8 | buffer[at + 2] << 16 | buffer[at + 3] << 24
+            at += 4
+        if not first & 0x08:
+            self._begin_data_frame(first, size)
+        self._first_octet = first
+        self._left = size
+        self._phase = 0
+        return at - start
+
+    def _check_first_octet(self, first: int) -> None:
+        opcode = first & 0x0F
+        if first & 0x70:
+            raise ProtocolError("a reserved bit is set, and no extension was negotiated (5.2)")
+        if 2 < opcode < 8 or opcode > 10:
+            raise ProtocolError(f"opcode {opcode} is reserved (5.2)")
+        if opcode & 0x08:
+            if not first & 0x80:
+                raise ProtocolError("a control frame is fragmented (5.5)")
+        elif opcode and self._opcode:
+            raise ProtocolError("a new message begins within a fragmented one (5.4)")
+        elif not opcode and not self._opcode:
+            raise ProtocolError("a continuation frame continues nothing (5.4)")
+
+    def _parse_extended_size(self, buffer: bytearray, start: int, stop: int) -> int:
+        size = int.from_bytes(buffer[start:stop], "big")
+        if size >> 63:
+            raise ProtocolError("the most significant bit of a payload length is set (5.2)")
+        if size < (126 if stop - start == 2 else 65536):
+            raise ProtocolError("a payload length is not in its shortest form (5.2)")
+        # Anything above the limit is refused next: the exact number is of no use.
+        return min(size, self._max_frame_size + 1)
+
+    def _check_size(self, first: int, size: int) -> None:
+        if size > self._max_frame_size:
+            raise MessageTooBig(f"a frame has more than {self._max_frame_size} octets")
+        if self._size + size > self._max_message_size:
+            raise MessageTooBig(f"a message has more than {self._max_message_size} octets")
+        if not first & 0x0F and self._fragment_count >= MAX_MESSAGE_FRAGMENTS:
+            raise MessageTooBig(f"a message has more than {MAX_MESSAGE_FRAGMENTS} fragments")
+
+    def _begin_data_frame(self, first: int, size: int) -> None:
+        if first & 0x0F:
+            self._opcode = first & 0x0F
+            self._fragment_count = 0
+        self._size += size
+        self._fragment_count += 1
+
+    def _hold(self, buffer: bytearray, start: int, stop: int) -> None:
+        """Copy the part of a payload that is there."""
+        if self._first_octet & 0x08:
+            if self._control is None:
+                self._control = bytearray()
+            extend_unmasked(self._control, buffer, start, stop, self._key, self._phase)
+        else:
+            self._extend_partial(buffer, start, stop)
+        self._left -= stop - start
+        self._phase += stop - start
+
+    def _extend_partial(self, buffer: bytearray, start: int, stop: int) -> None:
+        if self._partial is None:
+            self._partial = bytearray()
+        have = len(self._partial)
+        extend_unmasked(self._partial, buffer, start, stop, self._key, self._phase)
+        if self._opcode == 1:
+            self._check_text(bytes(self._partial[have:]))
+
+    def _check_text(self, octets: bytes) -> None:
+        """Fail as soon as an octet makes it certain that a text is not UTF-8 (8.1)."""
+        octets = self._tail + octets
+        try:
+            used = utf_8_decode(octets, "strict", False)[1]
+        except UnicodeDecodeError as error:
+            raise _not_utf_8(error) from None
+        self._tail = octets[used:]
+
+    def _end_fragment(self, buffer: bytearray, start: int, stop: int) -> None:
+        """Take the rest of a data frame that is not a whole message in one buffer."""
+        self._extend_partial(buffer, start, stop)
+        fin = self._first_octet >> 7
+        if fin and self._tail:
+            raise InvalidPayload("a text message ends within a character")
+        if not self._assembles:
+            self._end_frame(fin)
+        elif self._is_streaming:
+            self._end_piece(fin)
+        elif fin:
+            payload = bytes(self._partial)  # type: ignore[arg-type]
+            self._partial = None
+            self._end_message(payload)
+
+    def _end_message(self, payload: bytes) -> None:
+        message: str | bytes = payload
+        if self._opcode == 1:
+            try:
+                message = payload.decode()
+            except UnicodeDecodeError as error:
+                raise _not_utf_8(error) from None
+        self._opcode = 0
+        self._size = 0
+        if not self.is_discarding:
+            self._inbox.append(message)
+            self.queued_size += len(payload) + QUEUE_OVERHEAD
+
+    def _end_frame(self, fin: bool) -> None:
+        payload = bytes(self._partial)  # type: ignore[arg-type]
+        self._partial = None
+        self._queue(self._make_frame(payload))
+        if not fin:
+            return
+        if self._first_octet & 0x0F:
+            self._end_message(payload)
+        else:
+            self._opcode = 0
+            self._size = 0
+
+    def _end_piece(self, fin: bool) -> None:
+        octets = bytes(self._partial)  # type: ignore[arg-type]
+        payload: str | bytes = octets
+        self._partial = None
+        if self._opcode == 1:
+            payload, used = utf_8_decode(octets, "strict", fin)
+            if used < len(octets):
+                self._partial = bytearray(octets[used:])
+        if fin:
+            self._opcode = 0
+            self._size = 0
+            self._is_streaming = False
+        if not self._is_skipping:
+            self._queue(Fragment(payload, bool(fin)))
+        elif fin:
+            self._is_skipping = False
+
+    def _end_control_frame(self, buffer: bytearray, start: int, stop: int) -> None:
+        payload = unmask(buffer, start, stop, self._key, self._phase)
+        if self._control is not None:
+            payload = bytes(self._control) + payload
+            self._control = None
+        if not self._assembles:
+            self._queue(self._make_frame(payload))
+        opcode = self._first_octet & 0x0F
+        if opcode == 8:
+            self.close_code, self.close_reason = parse_close(payload)
+            self.is_close_received = True
+            self._partial = None
+        elif opcode == 9:
+            if self.auto_pong:
+                self._reply(payload)
+            if self.reports_control:
+                self._queue(Ping(payload))
+        else:
+            self.latest_pong = payload
+            if self.reports_control:
+                self._queue(Pong(payload))
+
+    def _make_frame(self, payload: bytes) -> WebSocketFrame:
+        first = self._first_octet
+        return WebSocketFrame(
+            first & 0x0F, payload, bool(first & 0x80), bool(first & 0x40), bool(first & 0x20), bool(first & 0x10)
+        )
+
+    def _reply(self, payload: bytes) -> None:
+        if self.sent_close_code is not None:
+            return
+        if self.is_output_blocked:
+            # 5.5.3: "MAY elect to send a Pong frame for only the most recently processed Ping frame".
+            self.replies.clear()
+        self.replies.append(self.serialize_frame(0x8A, payload))
+
+    # The inbox
+
+    def _queue(self, event: Ping | Pong | Fragment | WebSocketFrame) -> None:
+        if not self.is_discarding:
+            self._inbox.append(event)
+            self.queued_size += _weigh(event)
+
+    def has_events(self) -> bool:
+        """Tell whether `take` has something to give."""
+        return self._taken < len(self._inbox)
+
+    def take(self) -> object:
+        """Remove the oldest event: a message (str, bytes), `WebSocketFrame`, `Fragment`, `Ping` or `Pong`."""
+        event = self._inbox[self._taken]
+        self._inbox[self._taken] = None
+        self._taken += 1
+        if self._taken == len(self._inbox):
+            self._inbox.clear()
+            self._taken = 0
+            self.queued_size = 0
+        else:
+            self.queued_size -= _weigh(event)
+            if self._taken >= 1024 and self._taken * 2 >= len(self._inbox):
+                del self._inbox[: self._taken]
+                self._taken = 0
+        return event
+
+    def is_next_control(self) -> bool:
+        """Tell whether the oldest event is a Ping or a Pong."""
+        return self._taken < len(self._inbox) and type(self._inbox[self._taken]) in (Ping, Pong)
+
+    def discard(self) -> None:
+        """Drop what is queued, and all that comes."""
+        self.is_discarding = True
+        self._inbox.clear()
+        self._taken = 0
+        self.queued_size = 0
+
+    def stream(self) -> None:
+        """Give the pieces of one message, the one in progress or the next, as `Fragment` each."""
+        self._is_streaming = True
+
+    def skip_stream(self) -> None:
+        """Drop the rest of a message whose pieces nobody wants any more."""
+        kept = [event for event in self._inbox[self._taken :] if type(event) is not Fragment]
+        self._inbox[:] = kept
+        self._taken = 0
+        self.queued_size = sum(map(_weigh, kept))
+        self._is_skipping = self._is_streaming and self._opcode != 0
+        self._is_streaming = self._is_skipping
+
+    # What goes out
+
+    def serialize(self, opcode: int, payload: bytes) -> bytes:
+        """Serialise a message, in fragments where the threshold asks for them (5.4)."""
+        if self._is_client:
+            count = max(1, -(-len(payload) // self._threshold)) if self._threshold else 1
+            return frames.serialize_message(opcode, payload, self._threshold, [_make_key() for _ in range(count)])
+        if len(payload) < 126:
+            return frames.serialize_frame(0x80 | opcode, payload)
+        return frames.serialize_message(opcode, payload, self._threshold)
+
+    def serialize_frame(self, first: int, payload: bytes) -> bytes:
+        """Serialise one frame with the given first octet."""
+        return frames.serialize_frame(first, payload, _make_key() if self._is_client else None)
+
+    def serialize_close(self, code: int, reason: str) -> bytes:
+        """Serialise our Close; from now on no Pong is made (5.5.1)."""
+        self.sent_close_code = code
+        self.replies.clear()
+        return self.serialize_frame(0x88, frames.serialize_close(code, reason))
+
+
+def _make_key() -> int:
+    # 5.3: "The masking key needs to be unpredictable".
+    return int.from_bytes(os.urandom(4), "little")
+
+
+def _not_utf_8(error: UnicodeDecodeError) -> InvalidPayload:
+    return InvalidPayload(f"text is not UTF-8: {error.reason} (0x{error.object[error.start]:02x})")
+
+
+def _weigh(event: object) -> int:
+    """Count what `Protocol.queued_size` holds for an event: octets and an overhead."""
+    if type(event) is bytes:
+        return len(event) + QUEUE_OVERHEAD
+    if type(event) is str:
+        return (len(event) if event.isascii() else len(event.encode())) + QUEUE_OVERHEAD
+    return _weigh(event.payload)  # type: ignore[attr-defined]

@@ -1,0 +1,362 @@
+"""`WebSocketServer`: mount it on gevent's http servers, and decide about their upgrade requests (seed: WebSocketServer)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Set
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+import gevent
+from gevent.pywsgi import WSGIHandler
+from greenlet import GreenletExit
+
+from geventws.config import ServerConfig, check_http_servers, make_config
+from geventws.connection import WebSocketConnection, check_message
+from geventws.dispatch import get_dispatcher
+from geventws.errors import ConfigurationError, HandshakeError, InvalidState
+from geventws.events import Emitter
+from geventws.frames import check_close, serialize_message
+from geventws.handler import WebSocketHandler
+from geventws.headers import is_token
+from geventws.host import Mount, get_host
+from geventws.sockets import monotonic
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from gevent.pywsgi import WSGIServer
+
+    from geventws.request import WebSocketRequest
+
+__all__ = ["WebSocketServer"]
+
+logger = logging.getLogger("geventws")
+
+_Item = TypeVar("_Item")
+
+
+class _View(Set[_Item], Generic[_Item]):
+    """Show a set without letting anybody change it; iterating is safe while it changes."""
+
+    __slots__ = ("_items",)
+
+    def __init__(self, items: dict[_Item, None]) -> None:
+        self._items = items
+
+    def __contains__(self, item: object) -> bool:
+        return item in self._items
+
+    def __iter__(self) -> Iterator[_Item]:
+        return iter(tuple(self._items))
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __repr__(self) -> str:
+        return repr(tuple(self._items))
+
+
+class _Placement:
+    """Put a mount onto an http server, and take it away again without disturbing other mounts."""
+
+    def __init__(self, http_server: WSGIServer, mount: Mount) -> None:
+        self._http_server = http_server
+        self._mount = mount
+
+    def put(self) -> None:
+        http_server = self._http_server
+        host = self._mount.host
+        host.mounts.append(self._mount)
+        base = http_server.handler_class
+        if not issubclass(base, WebSocketHandler):
+            own = "handler_class" in vars(http_server)
+            bases = (WebSocketHandler,) if base is WSGIHandler else (WebSocketHandler, base)
+            made = type("WebSocket" + base.__name__, bases, {"config": None, "replaced": base if own else None})
+            http_server.handler_class = made
+        if getattr(http_server, "application", None) is None:
+            http_server.application = _answer_not_found
+
+    def take(self) -> None:
+        http_server = self._http_server
+        mounts = self._mount.host.mounts
+        if self._mount in mounts:
+            mounts.remove(self._mount)
+        if mounts:
+            return
+        if vars(http_server).get("application") is _answer_not_found:
+            del http_server.application
+        made = vars(http_server).get("handler_class")
+        # A class that somebody put there since is not ours to take away.
+        if made is not None and "replaced" in vars(made):
+            if made.replaced is None:
+                del http_server.handler_class
+            else:
+                http_server.handler_class = made.replaced
+
+
+class WebSocketServer(Emitter):
+    """Accept WebSocket connections on pywsgi servers (seed: WebSocketServer).
+
+    Events: ``request(request)``, ``connect(connection)``, ``close(connection, code, reason)``,
+    ``upgrade_error(error)``. Listeners run in greenlets and may block; one that raises is logged.
+    """
+
+    EVENTS: ClassVar[frozenset[str]] = frozenset({"request", "connect", "close", "upgrade_error"})
+
+    def __init__(self, config: ServerConfig | Mapping[str, object] | None = None, /, **options: Any) -> None:
+        """Make a server; where anything is given, `mount` it.
+
+        Args:
+            config: The options, as a `ServerConfig` or a mapping.
+            **options: Options that override those of ``config``.
+
+        Raises:
+            ConfigurationError: As `mount`.
+        """
+        super().__init__()
+        self._config: ServerConfig | None = None
+        self._placements: list[_Placement] = []
+        self._connections: dict[WebSocketConnection, None] = {}
+        self._pending: dict[WebSocketRequest, None] = {}
+        if config is not None or options:
+            self.mount(config, **options)
+
+    def mount(self, config: ServerConfig | Mapping[str, object] | None = None, /, **options: Any) -> WebSocketServer:
+        """Attach the server to one or many http servers, before or after their ``start()`` (seed: mount).
+
+        Their ``handler_class`` is derived from, not replaced; one without an application answers 404 until `unmount`.
+        Connections that were accepted before keep the handler that they have.
+
+        Args:
+            config: The options, as a `ServerConfig` or a mapping.
+            **options: Options that override those of ``config``; ``http_server`` is required.
+
+        Returns:
+            The server itself.
+
+        Raises:
+            ConfigurationError: An option is unknown, of a wrong type or out of range; nothing has changed then.
+            InvalidState: The server is mounted.
+        """
+        if self.mounted:
+            raise InvalidState("the server is mounted: unmount it first")
+        checked = make_config(ServerConfig, config, options)
+        http_servers = check_http_servers(checked.http_server)
+        for http_server in http_servers:
+            if not isinstance(http_server.handler_class, type):
+                raise ConfigurationError(
+                    "http_server has a handler_class that is no class: WebSocketServer derives from it and needs one"
+                )
+        self._config = checked
+        for http_server in http_servers:
+            placement = _Placement(http_server, Mount(get_host(http_server), self, checked))
+            placement.put()
+            self._placements.append(placement)
+        return self
+
+    def unmount(self) -> None:
+        """Detach from the http servers; connections and pending requests stay (seed: unmount). Idempotent."""
+        placements, self._placements = self._placements, []
+        for placement in placements:
+            placement.take()
+
+    def close_all_connections(self, code: int = 1000, reason: str = "") -> None:
+        """Start the closing handshake on all connections, answer pending requests 503 (seed: closeAllConnections).
+
+        Returns at once.
+
+        Raises:
+            TypeError: ``code`` is no int, or ``reason`` no str.
+            ValueError: The code may not be sent, or the reason has over 123 octets.
+        """
+        check_close(code, reason)
+        for request in tuple(self._pending):
+            request.expire()
+        for connection in tuple(self._connections):
+            connection.close(code, reason)
+
+    def shut_down(
+        self, timeout: float | None = None, code: int = 1001, reason: str = "", spread: float = 0.0
+    ) -> None:
+        """Unmount, and close all connections (seed: shutDown).
+
+        Args:
+            timeout: Seconds to wait for the closing handshakes, then what is left is dropped; None returns at once.
+            code: The close code.
+            reason: At most 123 octets of UTF-8.
+            spread: Seconds over which the closes are spread, so that the clients do not all come back at once.
+
+        Raises:
+            TypeError: ``code`` is no int, or ``reason`` no str.
+            ValueError: The code may not be sent, the reason has over 123 octets, or a time is negative.
+        """
+        check_close(code, reason)
+        if spread < 0 or (timeout is not None and timeout < 0):
+            raise ValueError("timeout and spread are seconds, and not negative")
+        self.unmount()
+        if not spread:
+            self.close_all_connections(code, reason)
+            closing = None
+        else:
+            closing = gevent.spawn(self._close_spread, code, reason, spread)
+        if timeout is None:
+            return
+        deadline = monotonic() + timeout
+        for connection in tuple(self._connections):
+            connection.wait_closed(max(0.0, deadline - monotonic()))
+        if closing is not None:
+            closing.kill()
+        for connection in tuple(self._connections):
+            connection.drop(code, reason)
+
+    def _close_spread(self, code: int, reason: str, spread: float) -> None:
+        for request in tuple(self._pending):
+            request.expire()
+        connections = tuple(self._connections)
+        for connection in connections:
+            connection.close(code, reason)
+            gevent.sleep(spread / len(connections))
+
+    def broadcast(
+        self, message: str | bytes | bytearray | memoryview, *, exclude: Iterable[WebSocketConnection] = ()
+    ) -> int:
+        """Send a message to all connections, serialised once (seed: broadcast, broadcastUTF, broadcastBytes).
+
+        Never waits: a connection above its ``send_high_water_mark`` is a slow consumer, and is failed with 1013.
+
+        Args:
+            message: Sent as text or binary by its type.
+            exclude: Connections that do not get it.
+
+        Returns:
+            The number of connections that it was queued for.
+
+        Raises:
+            TypeError: ``message`` is neither str nor bytes-like.
+            InvalidState: Called in another thread than the server's.
+        """
+        opcode, payload = check_message(message)
+        config = self._config
+        excluded = {exclude} if isinstance(exclude, WebSocketConnection) else set(exclude)
+        octets = None
+        count = 0
+        for connection in tuple(self._connections):
+            if connection in excluded or not connection.connected:
+                continue
+            if octets is None:
+                threshold = config.fragmentation_threshold if config and config.fragment_outgoing_messages else 0
+                octets = serialize_message(opcode, payload, threshold)
+            try:
+                connection._send_queued(octets)  # noqa: SLF001
+            except InvalidState:
+                raise
+            except Exception:
+                logger.exception("broadcasting to %r failed", connection)
+            else:
+                count += connection.connected
+        return count
+
+    @property
+    def config(self) -> ServerConfig | None:
+        """The options of the last `mount`; None before."""
+        return self._config
+
+    @property
+    def mounted(self) -> bool:
+        """Whether the server is attached to http servers."""
+        return bool(self._placements)
+
+    @property
+    def connections(self) -> Set[WebSocketConnection]:
+        """The connections from ``accept`` until their ``close`` event: a live, read-only view."""
+        return _View(self._connections)
+
+    @property
+    def pending_requests(self) -> Set[WebSocketRequest]:
+        """The requests that nobody has accepted or rejected yet: a live, read-only view."""
+        return _View(self._pending)
+
+    # What the handler asks
+
+    def _claims(self, path: str) -> bool:
+        """Tell whether an upgrade request for a path is this server's."""
+        config = self._config
+        if config is None or (config.path is not None and config.path != path):
+            return False
+        return config.auto_accept_connections or bool(self._get_listeners("request"))
+
+    def _decide(self, request: WebSocketRequest) -> None:
+        """Check a request, let the application decide, and block until it has."""
+        error = request.error or self._find_refusal(request)
+        if error is not None:
+            request.refuse(error)
+            self._emit_logged("upgrade_error", error)
+            return
+        config: ServerConfig = request.config
+        if config.auto_accept_connections:
+            request.accept(next(iter(request.requested_subprotocols), None), request.origin)
+            return
+        self._pending[request] = None
+        timer = None
+        if config.accept_timeout is not None:
+            timer = get_dispatcher().loop.timer(config.accept_timeout)
+            timer.start(request.expire, update=True)
+        try:
+            self._emit_request(request)
+            if not request.resolved:
+                request.wait()
+        finally:
+            if timer is not None:
+                timer.close()
+            self._pending.pop(request, None)
+
+    def _find_refusal(self, request: WebSocketRequest) -> HandshakeError | None:
+        config: ServerConfig = request.config
+        if config.allowed_origins is not None and request.origin not in config.allowed_origins:
+            return HandshakeError(f"origin {request.origin or 'missing'} is not allowed", 403)
+        offered = request.requested_subprotocols
+        if config.auto_accept_connections and offered and not is_token(offered[0]):
+            return HandshakeError("the first subprotocol is no token")
+        return None
+
+    def _emit_request(self, request: WebSocketRequest) -> None:
+        try:
+            self._emit("request", request)
+        except BaseException as error:
+            if request.connection is not None:
+                request.connection._on_listener_raised()  # noqa: SLF001
+            elif not request.resolved:
+                request.refuse(HandshakeError("internal server error", 500))
+            if not isinstance(error, Exception):
+                raise
+            if request.connection is None:
+                logger.exception("a request listener raised for %r", request)
+            return
+        if request.connection is not None:
+            request.connection._end_loop()  # noqa: SLF001
+
+    def _connection_opened(self, connection: WebSocketConnection) -> None:
+        self._connections[connection] = None
+        try:
+            self._emit("connect", connection)
+        except Exception:
+            connection._on_listener_raised()  # noqa: SLF001
+
+    def _connection_closed(self, connection: WebSocketConnection) -> None:
+        self._connections.pop(connection, None)
+        self._emit_logged("close", connection, connection.close_code, connection.close_reason)
+
+    def _emit_logged(self, name: str, *args: object) -> None:
+        try:
+            self._emit(name, *args)
+        except GreenletExit:
+            raise
+        except Exception:
+            logger.exception("a %s listener of the server raised", name)
+
+
+def _answer_not_found(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    """Be the WSGI application of an http server that has none."""
+    body = b"Not Found\n"
+    start_response("404 Not Found", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
+    return [body]

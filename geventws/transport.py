@@ -1,0 +1,346 @@
+"""How octets move between the kernel and one connection: watchers, the cork and the output queue.
+
+Strategy: the hub calls when the descriptor is readable or writable; nothing here waits. While
+nothing is pending, a write is one system call. What the kernel does not take stays in the *wire*,
+and what follows waits in the queue; the wire always ends between two frames, so that a control
+frame can go in there. Watchers are closed before the descriptor, in one place: a watcher on a closed
+descriptor aborts the process.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from gevent.core import READ, WRITE
+
+from geventws.events import Emitter
+from geventws.frames import next_frame
+from geventws.protocol import HEADROOM, QUEUE_OVERHEAD
+from geventws.sockets import WAIT_READ, WAIT_WRITE, monotonic
+
+if TYPE_CHECKING:
+    from geventws.dispatch import Dispatcher
+    from geventws.sockets import Stream
+
+__all__ = ["CORK_SIZE", "WRITE_SIZE", "Transport"]
+
+#: Octets of one write: a control frame waits behind so many at most.
+WRITE_SIZE = 65536
+#: Octets above which corked replies leave although more messages wait.
+CORK_SIZE = 65536
+#: Octets that one writability moves, then the other connections have their turn.
+PUMP_SIZE = 1048576
+
+
+class Transport(Emitter):
+    """Own the stream of a connection, its watchers and what waits to be sent.
+
+    Subclasses say what received octets mean: they override ``_on_readable`` and the two hooks.
+    """
+
+    __slots__ = (
+        "_broken",
+        "_control",
+        "_cork",
+        "_cork_size",
+        "_dispatcher",
+        "_is_full",
+        "_last_progress",
+        "_message",
+        "_message_at",
+        "_output_size",
+        "_queue",
+        "_read_watcher",
+        "_send_mark",
+        "_stream",
+        "_waits_for_read_to_write",
+        "_waits_for_write_to_read",
+        "_wire",
+        "_wire_at",
+        "_wire_stop",
+        "_write_watcher",
+    )
+
+    def __init__(self, stream: Stream, dispatcher: Dispatcher, send_mark: int) -> None:
+        super().__init__()
+        self._stream = stream
+        self._dispatcher = dispatcher
+        self._send_mark = send_mark
+        self._read_watcher: Any = None
+        self._write_watcher: Any = None
+        self._waits_for_write_to_read = False
+        self._waits_for_read_to_write = False
+        self._broken: OSError | None = None
+        self._cork: list[bytes] | None = None
+        self._cork_size = 0
+        self._queue: deque[bytes] | None = None
+        self._control: list[bytes] | None = None
+        self._message: bytes | None = None
+        self._message_at = 0
+        self._wire: bytes | None = None
+        self._wire_at = 0
+        self._wire_stop = 0
+        self._output_size = 0
+        self._is_full = False
+        self._last_progress = 0.0
+
+    # Reading
+
+    def _start_reading(self) -> None:
+        if self._read_watcher is None:
+            self._read_watcher = self._dispatcher.loop.io(self._stream.fd, READ)
+        if not self._read_watcher.active:
+            self._read_watcher.start(self._on_readable, pass_events=True)
+            if self._stream.has_pending():
+                self._read_soon()
+
+    def _stop_reading(self) -> None:
+        if self._read_watcher is not None:
+            self._read_watcher.stop()
+
+    def _is_reading(self) -> bool:
+        return self._read_watcher is not None and self._read_watcher.active
+
+    def _read_soon(self) -> None:
+        self._dispatcher.loop.run_callback(self._on_readable, READ)
+
+    def _on_readable(self, events: int) -> None:
+        """Read and go on; overridden. ``events`` is negative where libuv gave the watcher up."""
+        raise NotImplementedError
+
+    def _receive(self) -> int:
+        """Read once into the shared buffer; returns as `Stream.receive_into`."""
+        size = self._stream.receive_into(self._dispatcher.buffer, HEADROOM)
+        if self._waits_for_read_to_write and size > 0:
+            self._waits_for_read_to_write = False
+            self._dispatcher.loop.run_callback(self._on_writable)
+        if size == WAIT_WRITE:
+            self._waits_for_write_to_read = True
+            self._wait_writable()
+        return size
+
+    # Writing
+
+    def _write(self, octets: bytes) -> None:
+        """Send whole frames behind everything that waits."""
+        if self._cork is not None:
+            octets = self._uncork(octets)
+        size = len(octets)
+        if self._wire is None and size <= WRITE_SIZE and self._broken is None:
+            sent = self._send(octets, 0, size)
+            if sent == size:
+                return
+            self._wire = octets
+            self._wire_at = sent
+            self._wire_stop = size
+            self._output_size += size - sent
+            self._last_progress = monotonic()
+            self._on_output_pending()
+        elif self._broken is None:
+            self._enqueue(octets, size)
+        if self._output_size > self._send_mark:
+            self._is_full = True
+
+    def _enqueue(self, octets: bytes, size: int) -> None:
+        if self._queue is None:
+            self._queue = deque()
+        self._queue.append(octets)
+        self._output_size += size + QUEUE_OVERHEAD
+        if self._wire is None:
+            self._last_progress = monotonic()
+            self._pump()
+            if self._wire is not None:
+                self._on_output_pending()
+
+    def _write_control(self, octets: bytes) -> None:
+        """Send control frames, before messages that wait (5.4: they may stand between fragments)."""
+        if self._wire is None:
+            self._write(octets)
+        elif self._broken is None:
+            if self._control is None:
+                self._control = []
+            self._control.append(octets)
+            self._output_size += len(octets)
+
+    def _cork_message(self, octets: bytes) -> None:
+        """Keep a reply until the listener had all messages; it leaves in this loop iteration at the latest."""
+        if self._cork is None:
+            self._cork = []
+            self._dispatcher.loop.run_callback(self._flush)
+        self._cork.append(octets)
+        self._cork_size += len(octets)
+        if self._cork_size > CORK_SIZE:
+            self._flush()
+
+    def _uncork(self, octets: bytes) -> bytes:
+        cork: list[bytes] = self._cork  # type: ignore[assignment]
+        self._cork = None
+        self._cork_size = 0
+        cork.append(octets)
+        return b"".join(cork)
+
+    def _flush(self) -> None:
+        """Send what is corked."""
+        if self._cork is not None:
+            self._write(self._uncork(b""))
+
+    def _send(self, octets: bytes, start: int, stop: int) -> int:
+        """Give octets to the kernel; returns how many it took."""
+        try:
+            sent = self._stream.send(octets, start, stop)
+        except OSError as error:
+            self._break(error)
+            return stop - start
+        if sent == WAIT_READ:
+            self._waits_for_read_to_write = True
+            return 0
+        if sent == WAIT_WRITE:
+            self._wait_writable()
+            return 0
+        if start + sent < stop:
+            self._wait_writable()
+        return sent
+
+    def _break(self, error: OSError) -> None:
+        """Give up writing; reading goes on, for the peer's last messages may still be there."""
+        self._broken = error
+        self._discard_output()
+        self._dispatcher.loop.run_callback(self._on_broken)
+
+    def _wait_writable(self) -> None:
+        if self._write_watcher is None:
+            self._write_watcher = self._dispatcher.loop.io(self._stream.fd, WRITE)
+        if not self._write_watcher.active:
+            self._write_watcher.start(self._on_writable)
+
+    def _on_writable(self) -> None:
+        if self._stream.fd < 0:
+            return
+        if self._waits_for_write_to_read:
+            self._waits_for_write_to_read = False
+            self._read_soon()
+        self._pump()
+        if self._write_watcher is not None and (self._wire is None or self._waits_for_read_to_write):
+            self._write_watcher.stop()
+
+    def _pump(self) -> None:
+        """Move what waits to the kernel, until that takes no more."""
+        moved = 0
+        while self._wire is not None or self._load_wire():
+            if moved > PUMP_SIZE:
+                self._wait_writable()
+                break
+            sent = self._send(self._wire, self._wire_at, self._wire_stop)  # type: ignore[arg-type]
+            if self._broken is not None:
+                return
+            if sent:
+                moved += sent
+                self._wire_at += sent
+                self._output_size -= sent
+            if self._wire_at < self._wire_stop:
+                break
+            self._wire = None
+        if moved:
+            self._last_progress = monotonic()
+        if self._is_full and self._output_size <= self._send_mark // 2:
+            self._is_full = False
+            self._on_output_drained()
+        if self._wire is None:
+            self._on_output_empty()
+
+    def _load_wire(self) -> bool:
+        """Choose what goes out next; False when nothing waits."""
+        if self._control:
+            self._set_wire(b"".join(self._control))
+            self._control = None
+        elif self._message is not None:
+            self._load_part()
+        elif self._queue:
+            octets = self._queue.popleft()
+            self._output_size -= QUEUE_OVERHEAD
+            if len(octets) > WRITE_SIZE:
+                self._message = octets
+                self._message_at = 0
+                self._load_part()
+            else:
+                self._set_wire(self._gather(octets) if self._queue else octets)
+        else:
+            return False
+        return True
+
+    def _set_wire(self, octets: bytes) -> None:
+        self._wire = octets
+        self._wire_at = 0
+        self._wire_stop = len(octets)
+
+    def _load_part(self) -> None:
+        """Take the next frames of a long message."""
+        message: bytes = self._message  # type: ignore[assignment]
+        stop = self._message_at
+        while stop < len(message) and stop - self._message_at < WRITE_SIZE:
+            stop = next_frame(message, stop)
+        self._wire = message
+        self._wire_at = self._message_at
+        self._wire_stop = stop
+        self._message_at = stop
+        if stop >= len(message):
+            self._message = None
+
+    def _gather(self, octets: bytes) -> bytes:
+        """Join small messages, for one system call."""
+        parts = [octets]
+        size = len(octets)
+        queue: deque[bytes] = self._queue  # type: ignore[assignment]
+        while queue and size + len(queue[0]) <= WRITE_SIZE:
+            size += len(queue[0])
+            parts.append(queue.popleft())
+        self._output_size -= QUEUE_OVERHEAD * (len(parts) - 1)
+        return b"".join(parts)
+
+    def _has_output(self) -> bool:
+        return self._wire is not None or self._cork is not None
+
+    def _is_frame_cut(self) -> bool:
+        """Tell whether a frame is half sent: nothing but its rest may follow then."""
+        if self._wire is None:
+            return False
+        if self._stream.must_retry():
+            return True
+        at = 0
+        while at < self._wire_at:
+            at = next_frame(self._wire, at)
+        return at != self._wire_at
+
+    def _discard_output(self) -> None:
+        """Forget what waits; ask `_is_frame_cut` before."""
+        self._cork = self._queue = self._control = None
+        self._message = self._wire = None
+        self._cork_size = self._output_size = 0
+        if self._write_watcher is not None and not self._waits_for_write_to_read:
+            self._write_watcher.stop()
+
+    def _close_transport(self) -> None:
+        """Close the watchers and then the descriptor: the only place that does."""
+        for watcher in (self._read_watcher, self._write_watcher):
+            if watcher is not None:
+                watcher.stop()
+                watcher.close()
+        self._read_watcher = self._write_watcher = None
+        if self._stream.fd >= 0:
+            self._stream.close()
+        self._discard_output()
+
+    # Hooks
+
+    def _on_output_pending(self) -> None:
+        """The kernel takes no more for now."""
+
+    def _on_output_drained(self) -> None:
+        """The output fell from above the high-water mark to half of it."""
+
+    def _on_output_empty(self) -> None:
+        """Everything is in the kernel."""
+
+    def _on_broken(self) -> None:
+        """A write failed; called by the hub."""
