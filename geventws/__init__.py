@@ -7,6 +7,7 @@ reject it, and talk through its `WebSocketConnection`.
 from __future__ import annotations
 
 from geventws._version import __version__
+from geventws.client import connect
 from geventws.config import ClientConfig, ConnectionConfig, ServerConfig
 from geventws.connection import WebSocketConnection
 from geventws.errors import (
@@ -53,4 +54,5 @@ __all__ = [
     "WebSocketServer",
     "__version__",
     "accept",
+    "connect",
 ]

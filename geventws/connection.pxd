@@ -20,21 +20,24 @@ cdef class WebSocketConnection(Endpoint):
     cdef object _drained
     cdef list _deferred
     cdef object _receiver
-    cdef object _receiver_id
     cdef bint _is_ready
     cdef bint _is_close_emitted
     cdef bint _is_drain_due
     cdef bint _is_prompt
     cdef bint _is_receiving
     cdef bint _is_sending_fragments
+    cdef bint _is_waiting
+    cdef double _taken_at
 
     cpdef send(self, object message)
     cdef bint _is_foreign(self) except -1
     cdef object _send_message(self, int opcode, bytes payload)
     cpdef receive(self, object timeout=*)
     cdef object _begin_receiving(self)
-    @cython.locals(protocol=Protocol)
+    @cython.locals(protocol=Protocol, now=double)
     cdef object _next_event(self, object timeout)
+    @cython.locals(protocol=Protocol)
+    cdef bint _is_control_next(self) except -1
     cdef object _wait_for_event(self)
     cdef object _resume_reading(self)
     cdef object _make_ready(self)

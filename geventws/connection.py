@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from gevent import Timeout, get_hub
 from gevent.event import Event
-from greenlet import GreenletExit, getcurrent
+from greenlet import GreenletExit, getcurrent, greenlet
 
 from geventws.dispatch import get_dispatcher, get_thread_id
 from geventws.endpoint import CLOSED, CLOSING, OPEN, Endpoint
@@ -44,6 +44,9 @@ logger = logging.getLogger("geventws")
 #: Messages, and seconds, after which a connection's turn ends, so that no peer starves another.
 TURN_COUNT = 64
 TURN_TIME = 0.001
+#: `greenlet.switch` itself: gevent's hub overrides it with a look-up that its own waiting needs.
+_switch_to = greenlet.switch
+
 _TEXT = 1
 _BINARY = 2
 #: Close codes after which a loop over the messages simply ends.
@@ -82,9 +85,10 @@ class WebSocketConnection(Endpoint):
         "_is_ready",
         "_is_receiving",
         "_is_sending_fragments",
+        "_is_waiting",
         "_message_listeners",
         "_receiver",
-        "_receiver_id",
+        "_taken_at",
         "data",
         "extensions",
         "remote_address",
@@ -136,9 +140,10 @@ class WebSocketConnection(Endpoint):
         self._is_prompt = True
         self._is_drain_due = False
         self._is_receiving = False
-        # The greenlet that waits in `receive`, and the id of the last one that called it.
+        # The greenlet that called `receive` last, and whether it waits to be switched to.
         self._receiver: Any = None
-        self._receiver_id = 0
+        self._is_waiting = False
+        self._taken_at = 0.0
         self._drained: Any = None
         self._is_sending_fragments = False
         self._deferred: list[bytes] | None = None
@@ -228,8 +233,6 @@ class WebSocketConnection(Endpoint):
         """
         if self._state != OPEN or self._is_foreign() or getcurrent() is self._dispatcher.hub:
             self._refuse_to_send()
-        if self._is_sending_fragments:
-            self._wait_for_turn()
         if type(message) is str:
             self._send_message(_TEXT, message.encode())
         elif type(message) is bytes:
@@ -355,8 +358,9 @@ class WebSocketConnection(Endpoint):
                     raise TypeError("the pieces of one message must be all str or all bytes")
                 if self._state != OPEN:
                     raise self._make_closed_error()
-                self._send_fragment(self._protocol.serialize_frame(0 if opcode else kind, payload), False)
+                first = 0 if opcode else kind
                 opcode = kind
+                self._send_fragment(self._protocol.serialize_frame(first, payload), False)
         except BaseException:
             if opcode and self._state == OPEN:
                 # Half a message cannot be taken back.
@@ -415,7 +419,9 @@ class WebSocketConnection(Endpoint):
 
     def _send_message(self, opcode: int, payload: bytes) -> None:
         octets = self._protocol.serialize(opcode, payload)
-        if self._is_prompt and self._protocol.has_events():
+        if self._is_sending_fragments:
+            self._wait_behind_fragments(self._defer(octets))
+        elif self._is_prompt and self._protocol.has_events():
             self._cork_message(octets)
         else:
             self._write(octets)
@@ -424,15 +430,21 @@ class WebSocketConnection(Endpoint):
 
     def _send_queued(self, octets: bytes) -> None:
         """Send a serialised message without waiting; `broadcast` shares the octets among connections."""
-        if self._is_sending_fragments:
-            if self._deferred is None:
-                self._deferred = []
-            self._deferred.append(octets)
+        deferred = sum(map(len, self._deferred)) if self._deferred is not None else 0
+        if self._output_size + self._cork_size + deferred > self._send_mark:
+            # Looked at before: one message may be larger than the mark, whose peer is not slow for that.
+            self._discard_slow(f"we failed it: a slow consumer, {self.buffered_amount} octets wait")
+        elif self._is_sending_fragments:
+            self._defer(octets)
         else:
             self._write(octets)
-        if self._is_full or self.buffered_amount > self._send_mark:
-            waiting = self.buffered_amount
-            self._discard_slow(f"we failed it: a slow consumer, {waiting} octets wait")
+
+    def _defer(self, octets: bytes) -> list[bytes]:
+        """Keep a message until the fragmented one before it is complete."""
+        if self._deferred is None:
+            self._deferred = []
+        self._deferred.append(octets)
+        return self._deferred
 
     def _discard_slow(self, cause: str) -> None:
         self._deferred = None
@@ -459,6 +471,13 @@ class WebSocketConnection(Endpoint):
             for octets in deferred:
                 self._write(octets)
         self._release_senders()
+
+    def _wait_behind_fragments(self, deferred: list[bytes]) -> None:
+        """Wait until what was kept has gone out; it keeps its place also when the caller gives up waiting."""
+        while self._deferred is deferred:
+            self._wait_for_senders()
+            if self._state != OPEN:
+                raise self._make_closed_error()
 
     def _wait_for_turn(self) -> None:
         """Wait until nobody is in the middle of a fragmented message."""
@@ -566,22 +585,28 @@ class WebSocketConnection(Endpoint):
             raise InvalidState("another greenlet is receiving from this connection")
         if self._message_listeners or self._frame_listeners:
             raise InvalidState("receive is not for a connection with message or frame listeners")
-        current = getcurrent()
-        if current is self._dispatcher.hub or self._is_foreign():
+        self._receiver = getcurrent()
+        if self._receiver is self._dispatcher.hub or self._is_foreign():
             raise InvalidState("receive was called in the hub or in another thread")
         if not self._is_started:
             self._start()
-        self._receiver_id = id(current)
         self._is_receiving = True
 
     def _next_event(self, timeout: float | None) -> Any:
         protocol = self._protocol
         deadline = None
-        while not protocol.has_events() or self._is_paused:
-            if protocol.failure is not None or protocol.is_close_received:
-                self._settle()
-            if self._state == CLOSED:
-                raise self._make_closed_error()
+        while (
+            not protocol.has_events()
+            or (self._is_paused and self._state == OPEN)
+            or (protocol.reports_control and self._is_control_next())
+        ):
+            if protocol.has_events():
+                self._make_ready()
+            else:
+                if protocol.failure is not None or protocol.is_close_received:
+                    self._settle()
+                if self._state == CLOSED:
+                    raise self._make_closed_error()
             self._flush()
             if timeout is None:
                 self._wait_for_event()
@@ -590,18 +615,29 @@ class WebSocketConnection(Endpoint):
                 deadline = now + timeout if deadline is None else deadline
                 self._wait_for_event_until(deadline - now, timeout)
         event = protocol.take()
-        if self._read_watcher is not None and not self._is_reading():
+        if protocol.has_events():
+            # As in `_deliver_turn`, for a loop that computes; what was read since the last message says that it waited.
+            now = monotonic()
+            self._is_prompt = now - max(self._taken_at, self._last_received) < TURN_TIME
+            self._taken_at = now
+        if not self._is_reading:
             self._resume_reading()
         return event
 
+    def _is_control_next(self) -> bool:
+        """Tell whether the oldest event is for listeners, which the dispatcher calls; after ``close`` they get none."""
+        protocol = self._protocol
+        while self._is_close_emitted and protocol.is_next_control():
+            protocol.take()
+        return not protocol.has_events() or bool(protocol.is_next_control())
+
     def _wait_for_event(self) -> None:
-        current = getcurrent()
-        self._receiver = current
+        self._is_waiting = True
         try:
-            self._dispatcher.hub.switch()
+            _switch_to(self._dispatcher.hub)
         finally:
             # Whoever throws into this greenlet must not leave it to be switched to later.
-            self._receiver = None
+            self._is_waiting = False
 
     def _wait_for_event_until(self, left: float, timeout: float) -> None:
         timer = Timeout.start_new(max(left, 0))
@@ -616,20 +652,24 @@ class WebSocketConnection(Endpoint):
 
     def _resume_reading(self) -> None:
         """Read again once the inbox fell to half its mark."""
-        if self._protocol.queued_size <= self._config.receive_high_water_mark // 2:
+        if self._protocol.queued_size <= self._receive_mark // 2:
             self._update_reading()
 
     def _wake(self) -> None:
         if self._is_receiving:
-            if self._receiver is not None:
-                self._receiver.switch()
-        elif not self._is_ready and (self._message_listeners or self._frame_listeners) and not self._is_paused:
+            if self._is_waiting:
+                _switch_to(self._receiver)
+        elif self._is_ready:
+            return
+        elif self._message_listeners and not self._is_paused:
             self._is_ready = True
             self._dispatcher.add(self)
+        else:
+            self._make_ready()
 
     def _wake_receiver(self) -> None:
-        if self._is_receiving and self._receiver is not None:
-            self._receiver.switch()
+        if self._is_waiting:
+            _switch_to(self._receiver)
 
     # Delivering
 
@@ -660,9 +700,10 @@ class WebSocketConnection(Endpoint):
         """Tell whether the oldest event has somebody to go to."""
         if not self._protocol.has_events() or (self._is_paused and self._state == OPEN):
             return False
-        if self._message_listeners or self._frame_listeners:
+        # A frame listener gets nothing where fragments are assembled: the messages wait for one of theirs.
+        if self._message_listeners or (self._frame_listeners and not self._config.assemble_fragments):
             return True
-        return not self._is_receiving and self._protocol.is_next_control()
+        return bool(self._protocol.is_next_control())
 
     def deliver(self) -> None:
         """Deliver what waits, for one turn; called by the dispatcher."""
@@ -675,6 +716,9 @@ class WebSocketConnection(Endpoint):
             self._deliverer = None
             self._is_ready = False
             self._make_ready()
+            if self._is_waiting and self._protocol.has_events():
+                # Pings and pongs were before its message.
+                self._dispatcher.loop.run_callback(self._wake_receiver)
 
     def _deliver_turn(self) -> None:
         protocol = self._protocol
@@ -697,7 +741,7 @@ class WebSocketConnection(Endpoint):
             if count >= TURN_COUNT or now - started >= TURN_TIME:
                 break
         self._flush()
-        if self._read_watcher is not None and not self._is_reading():
+        if not self._is_reading:
             self._resume_reading()
         if not self._has_deliverable():
             if (protocol.failure is not None or protocol.is_close_received) and not protocol.has_events():
@@ -728,6 +772,7 @@ class WebSocketConnection(Endpoint):
         self._make_ready()
 
     def _on_closed(self) -> None:
+        self._deferred = None
         if self._is_receiving:
             self._dispatcher.loop.run_callback(self._wake_receiver)
         if not self._is_close_emitted:
@@ -736,6 +781,8 @@ class WebSocketConnection(Endpoint):
     def _emit_close(self) -> None:
         """Emit ``error`` and ``close``, the server's first; never twice."""
         self._is_close_emitted = True
+        if not self._is_receiving:
+            self._receiver = None
         owner = self._owner
         self._owner = None
         if owner is not None:
@@ -747,12 +794,18 @@ class WebSocketConnection(Endpoint):
                 self._emit("error", self._error)
             except BaseException:  # noqa: BLE001
                 self._on_listener_raised()
-        self._emit("close", self._close_code, self._close_reason)
+        try:
+            self._emit("close", self._close_code, self._close_reason)
+        finally:
+            # The last event: what the listeners hold, often this connection, goes now and not with the next collection.
+            self._listeners = None
+            self._message_listeners = self._frame_listeners = ()
 
     def _on_listener_raised(self) -> None:
         """End the connection whose listener raised: 1011 (7.4.1)."""
         kind, error, traceback = sys.exc_info()
-        if isinstance(error, ConnectionClosed) and self._state != OPEN:
+        if isinstance(error, ConnectionClosed) and (self._state != OPEN or self._broken is not None):
+            # It was told of its own connection's end, which is no fault.
             return
         if isinstance(error, GreenletExit):
             self._abandon("killed")
@@ -767,7 +820,7 @@ class WebSocketConnection(Endpoint):
 
     def _end_loop(self) -> None:
         """Close a connection whose request listener looped over the messages and has returned."""
-        if self._receiver_id == id(getcurrent()):
+        if self._receiver is getcurrent():
             self.close()
 
     def _abandon(self, how: str) -> None:

@@ -53,14 +53,26 @@ class Dispatcher:
 
     Attributes:
         hub: The hub; so are ``loop`` its loop and ``thread_id`` its thread.
+        passes_events: Whether the loop tells its watchers of errors (libuv).
         buffer: Where received octets lie until they are parsed; the first `HEADROOM` are the parser's.
     """
 
-    __slots__ = ("__weakref__", "_is_scheduled", "_parked", "_ready", "buffer", "hub", "loop", "thread_id")
+    __slots__ = (
+        "__weakref__",
+        "_is_scheduled",
+        "_parked",
+        "_ready",
+        "buffer",
+        "hub",
+        "loop",
+        "passes_events",
+        "thread_id",
+    )
 
     def __init__(self, hub: Hub) -> None:
         self.hub = hub
         self.loop: Any = hub.loop
+        self.passes_events = "libuv" in type(self.loop).__module__
         self.thread_id = get_thread_id()
         self.buffer = bytearray(HEADROOM + RECEIVE_SIZE)
         self._ready: deque[Any] = deque()
@@ -111,7 +123,7 @@ class Dispatcher:
                 self._ready.popleft().deliver()
             except BaseException:  # noqa: BLE001
                 # `deliver` has its own handling; what comes here is our fault and must not take the baton along.
-                self.hub.handle_error(self, *sys.exc_info())  # type: ignore[arg-type]
+                self.hub.handle_error(self, *sys.exc_info())
             if monotonic() - started > BATON_TIME:
                 return
 

@@ -17,12 +17,14 @@ cdef class Endpoint(Transport):
     cdef object _error
     cdef object _latency
     cdef bytes _ping_payload
+    cdef bytes _waiting_pong
     cdef object _timer
     cdef double _timer_deadline
     cdef double _close_deadline
     cdef double _last_received
     cdef double _ping_sent_at
     cdef double _ping_time
+    cdef Py_ssize_t _receive_mark
     cdef int _state
     cdef bint _is_client
     cdef bint _is_lingering

@@ -69,9 +69,11 @@ class Endpoint(Transport):
         "_ping_payload",
         "_ping_time",
         "_protocol",
+        "_receive_mark",
         "_state",
         "_timer",
         "_timer_deadline",
+        "_waiting_pong",
     )
 
     def __init__(
@@ -79,6 +81,7 @@ class Endpoint(Transport):
     ) -> None:
         super().__init__(stream, dispatcher, config.send_high_water_mark)
         self._config = config
+        self._receive_mark = config.receive_high_water_mark
         self._is_client = is_client
         self._protocol = Protocol(
             is_client=is_client,
@@ -109,6 +112,8 @@ class Endpoint(Transport):
         self._ping_time = 0.0
         self._timer: Any = None
         self._timer_deadline = NEVER
+        # The Pong of ours that waits for a gap in the output.
+        self._waiting_pong = b""
 
     def _start(self) -> None:
         """Begin to read and to deliver: the opening handshake is through."""
@@ -124,7 +129,7 @@ class Endpoint(Transport):
 
     # Reading
 
-    def _on_readable(self, events: int) -> None:
+    def _on_readable(self, events: int = 0) -> None:
         try:
             self._read(events < 0)
         except BaseException:  # noqa: BLE001
@@ -162,7 +167,7 @@ class Endpoint(Transport):
 
     def _after_receive(self) -> None:
         """Act on what was parsed; wakes the application last, and trusts nothing after that."""
-        if self._stream.has_pending() and self._is_reading():
+        if self._is_reading and self._stream.has_pending():
             self._read_soon()
         if self._is_lingering:
             return
@@ -174,19 +179,27 @@ class Endpoint(Transport):
         if protocol.failure is not None or protocol.is_close_received:
             self._on_reading_over()
         if protocol.has_events():
-            if protocol.queued_size > self._config.receive_high_water_mark:
+            if protocol.queued_size > self._receive_mark:
                 self._stop_reading()
             self._wake()
 
     def _send_replies(self) -> None:
         """Send the Pongs; while the peer does not read, only the latest is kept (5.5.3)."""
-        if self._has_output() and self._wire is not None:
-            self._protocol.is_output_blocked = True
-            del self._protocol.replies[:-1]
+        replies = self._protocol.replies
+        if self._wire is None:
+            octets = b"".join(replies)
+            replies.clear()
+            self._write_control(octets)
             return
-        octets = b"".join(self._protocol.replies)
-        self._protocol.replies.clear()
-        self._write_control(octets)
+        self._protocol.is_output_blocked = True
+        octets = replies[-1]
+        replies.clear()
+        if self._control is not None and self._waiting_pong in self._control:
+            self._output_size += len(octets) - len(self._waiting_pong)
+            self._control[self._control.index(self._waiting_pong)] = octets
+        else:
+            self._write_control(octets)
+        self._waiting_pong = octets
 
     def _on_reading_over(self) -> None:
         self._stop_reading()
@@ -216,7 +229,7 @@ class Endpoint(Transport):
         """Tell whether reading is paused, by the application or by the high-water mark."""
         if self._state != OPEN:
             return False
-        return self._is_paused or self._protocol.queued_size > self._config.receive_high_water_mark
+        return self._is_paused or self._protocol.queued_size > self._receive_mark
 
     def _update_reading(self) -> None:
         """Read, or stop reading, as the state and the inbox ask for."""
@@ -307,6 +320,9 @@ class Endpoint(Transport):
         """Note that TCP ended without a closing handshake: 1006 (7.1.5)."""
         if self._is_lingering:
             self._hang_up()
+            return
+        if self._protocol.failure is not None:
+            self._settle()
             return
         if self._protocol.is_close_received:
             if self._closed_by is None:
@@ -413,13 +429,12 @@ class Endpoint(Transport):
 
     def _on_output_empty(self) -> None:
         protocol = self._protocol
-        if protocol.is_output_blocked:
-            protocol.is_output_blocked = False
-            if protocol.replies and self._state == OPEN:
-                self._send_replies()
+        protocol.is_output_blocked = False
+        self._waiting_pong = b""
         if self._ping_time == NEVER:
-            self._ping_time = monotonic()
-            self._set_deadline(self._ping_time + self._config.keepalive_grace_period)
+            # A ping passes the messages that wait: its answer may have come before they were through.
+            self._ping_time = monotonic() if self._last_received <= self._ping_sent_at else 0.0
+            self._set_deadline(self._next_deadline(monotonic()))
         if self._is_lingering:
             self._stream.shut_write()
         elif self._state == CLOSING:
@@ -495,8 +510,11 @@ class Endpoint(Transport):
 
     def _check_keepalive(self, now: float) -> None:
         if self._is_held() or self._protocol.is_close_received or self._protocol.failure is not None:
-            # We do not read: the peer's silence is ours.
+            # We do not read: the peer's silence is ours. A ping all the same, for it breaks where the peer is gone.
             self._ping_time = 0.0
+            if self._is_held() and not self._has_output() and now - self._ping_sent_at >= self._config.keepalive_interval:
+                self._send_ping(b"")
+                self._ping_payload = None
             return
         if self._ping_time == NEVER:
             return
@@ -519,7 +537,7 @@ class Endpoint(Transport):
     def _check_once_more(self) -> None:
         """Drop a silent peer, unless something came that our own hub had no time to read."""
         before = self._last_received
-        self._on_readable(0)
+        self._on_readable()
         if self._last_received > before or self._state != OPEN or self._is_held():
             return
         silent = monotonic() - self._last_received

@@ -140,7 +140,7 @@ def serialize_message(opcode: int, payload: bytes, threshold: int, keys: list[in
     size = len(payload)
     if not threshold or size <= threshold:
         return serialize_frame(0x80 | opcode, payload, keys[0] if keys else None)
-    frames = []
+    frames: list[bytes] = []
     first = opcode
     for start in range(0, size, threshold):
         if start + threshold >= size:

@@ -95,10 +95,13 @@ class WebSocketHandler(WSGIHandler):
                 self._deadline.close()
 
     def _end_slow_head(self, seconds: float) -> Any:
+        self.log_error("no complete request head came within %s s from %s", seconds, self.client_address)
         if not self._has_octet:
             return None
+        # What the access log says of it must not be the request before.
         self.requestline = ""
-        self.log_error("no complete request head came within %s s from %s", seconds, self.client_address)
+        self._orig_status = None
+        self.response_length = len(_HEADER_TIMEOUT_ANSWER)
         return "408 Request Timeout", _HEADER_TIMEOUT_ANSWER
 
     # Upgrade requests
@@ -108,11 +111,14 @@ class WebSocketHandler(WSGIHandler):
         if "HTTP_UPGRADE" not in self.environ or not is_upgrade(self.collect_headers()):
             super().run_application()
             return
-        for mount in tuple(get_host(self.server).mounts):
-            if mount.server._claims(self.get_path()):  # noqa: SLF001
+        mounts = get_host(self.server).mounts
+        for mount in tuple(mounts):
+            # A listener before it may have blocked, and the mount be gone since.
+            if mount in mounts and mount.server._claims(self.get_path()):
                 request = WebSocketRequest(self, mount)
-                mount.server._decide(request)  # noqa: SLF001
+                mount.server._decide(request)
                 if not request.is_ignored:
+                    self.close_connection = True
                     return
         if self.config is None:
             super().run_application()
@@ -129,14 +135,16 @@ class WebSocketHandler(WSGIHandler):
             if request.connection is None:
                 raise
             self._has_failed = True
-            request.connection._on_listener_raised()  # noqa: SLF001
+            request.connection._on_listener_raised()
             if isinstance(error, GreenletExit):
                 raise
         finally:
             # The environment outlives this in pywsgi's error path; the request must not keep what it holds.
             self.environ.pop(ENVIRON_KEY, None)
-            if request.connection is not None and not self._has_failed:
-                request.connection.close(1000)
+            request.end()
+            if request.connection is not None:
+                # A framework turns what the view raises into a response of 500.
+                request.connection.close(1011 if self._has_failed else 1000)
 
     def collect_headers(self) -> dict[str, list[str]]:
         """Return the request's fields by their lower-case names."""
@@ -168,7 +176,7 @@ class WebSocketHandler(WSGIHandler):
         if hasattr(self.socket, "do_handshake"):
             return self._tls_ended
         try:
-            return not self.socket._sock.recv(1, MSG_PEEK)  # noqa: SLF001
+            return not self.socket._sock.recv(1, MSG_PEEK)
         except BlockingIOError:
             return False
         except OSError:
@@ -207,7 +215,8 @@ class WebSocketHandler(WSGIHandler):
         """Send an answer of our own, which ends the connection."""
         self._end_http()
         super().start_response(status, fields)
-        super().write(body)
+        # RFC 9110, 9.3.2: the fields, but no content.
+        super().write(b"" if self.command == "HEAD" else body)
         self._is_answered = True
 
     def run_response(self, response: Callable[..., Iterable[bytes]]) -> None:
@@ -218,16 +227,16 @@ class WebSocketHandler(WSGIHandler):
             kept = [(name, value) for name, value in headers if name.lower() != "connection"]
             return WSGIHandler.start_response(self, status, [*kept, ("Connection", "close")], exc_info)
 
-        result = response(self.environ, start_response)
+        application = self.application
+        self.application = lambda environ, _: response(environ, start_response)
+        # In a view that is a generator, this is its.
+        result, self.result = self.result, None
         try:
-            for part in result:
-                super().write(part)
-            if not self.headers_sent:
-                super().write(b"")
+            super().run_application()
         finally:
-            if hasattr(result, "close"):
-                result.close()
-        self._is_answered = True
+            self.application = application
+            self.result = result
+            self._is_answered = self.headers_sent
 
     def _end_http(self) -> None:
         self.close_connection = True

@@ -44,13 +44,13 @@ class Mount:
         """Register a connection, and let the server emit ``connect``."""
         self.host.connections.add(connection)
         if self.server is not None:
-            self.server._connection_opened(connection)  # noqa: SLF001
+            self.server._connection_opened(connection)
 
     def connection_closed(self, connection: WebSocketConnection) -> None:
         """Forget a connection, and let the server emit ``close``."""
         self.host.connections.discard(connection)
         if self.server is not None:
-            self.server._connection_closed(connection)  # noqa: SLF001
+            self.server._connection_closed(connection)
 
     def is_stopping(self) -> bool:
         """Tell whether the http server was closed or stopped."""

@@ -12,6 +12,7 @@ Both sides are this one class: a client masks what it sends and refuses masked f
 from __future__ import annotations
 
 import os
+import sys
 from codecs import utf_8_decode
 from typing import NamedTuple
 
@@ -30,6 +31,8 @@ HEADROOM = 16
 QUEUE_OVERHEAD = 128
 #: Above this a message is refused: nobody needs it, and each fragment costs time whatever its size.
 MAX_MESSAGE_FRAGMENTS = 65536
+#: What no limit exceeds, so that the sum of two sizes fits into a Py_ssize_t.
+_HUGE = sys.maxsize // 4
 
 
 class Ping(NamedTuple):
@@ -118,9 +121,9 @@ class Protocol:
             assembles: Whether fragments become messages; else every frame is a `WebSocketFrame`.
         """
         self._is_client = is_client
-        self._max_frame_size = max_frame_size
-        self._max_message_size = max_message_size
-        self._threshold = fragmentation_threshold
+        self._max_frame_size = min(max_frame_size, _HUGE)
+        self._max_message_size = min(max_message_size, _HUGE)
+        self._threshold = fragmentation_threshold or _HUGE
         self._assembles = assembles
         self._is_streaming = False
         self._is_skipping = False
@@ -198,7 +201,12 @@ class Protocol:
             self._left = -1
             if self._first_octet & 0x08:
                 self._end_control_frame(buffer, start, start + size)
-            elif self._partial is None and self._first_octet & 0x80 and self._assembles and not self._is_streaming:
+            elif (
+                self._partial is None
+                and self._first_octet & 0x80
+                and self._assembles
+                and not (self._is_streaming or self._is_skipping)
+            ):
                 self._end_message(unmask(buffer, start, start + size, self._key, 0))
             else:
                 self._end_fragment(buffer, start, start + size)
@@ -266,7 +274,8 @@ class Protocol:
             raise MessageTooBig(f"a frame has more than {self._max_frame_size} octets")
         if self._size + size > self._max_message_size:
             raise MessageTooBig(f"a message has more than {self._max_message_size} octets")
-        if not first & 0x0F and self._fragment_count >= MAX_MESSAGE_FRAGMENTS:
+        # A final empty frame only ends the message: senders that cut at a fixed size do it so.
+        if not first & 0x0F and self._fragment_count >= MAX_MESSAGE_FRAGMENTS and (size or not first & 0x80):
             raise MessageTooBig(f"a message has more than {MAX_MESSAGE_FRAGMENTS} fragments")
 
     def _begin_data_frame(self, first: int, size: int) -> None:
@@ -302,17 +311,21 @@ class Protocol:
             used = utf_8_decode(octets, "strict", False)[1]
         except UnicodeDecodeError as error:
             raise _not_utf_8(error) from None
-        self._tail = octets[used:]
+        tail = octets[used:]
+        if len(tail) == 2 and tail[0] == 0xED and tail[1] > 0x9F:
+            # The decoder waits for the third octet here, but no surrogate is UTF-8 (RFC 3629, 3).
+            raise InvalidPayload("text is not UTF-8: a surrogate (0xed)")
+        self._tail = tail
 
     def _end_fragment(self, buffer: bytearray, start: int, stop: int) -> None:
         """Take the rest of a data frame that is not a whole message in one buffer."""
         self._extend_partial(buffer, start, stop)
-        fin = self._first_octet >> 7
+        fin = bool(self._first_octet & 0x80)
         if fin and self._tail:
             raise InvalidPayload("a text message ends within a character")
         if not self._assembles:
             self._end_frame(fin)
-        elif self._is_streaming:
+        elif self._is_streaming or self._is_skipping:
             self._end_piece(fin)
         elif fin:
             payload = bytes(self._partial)  # type: ignore[arg-type]
@@ -352,14 +365,17 @@ class Protocol:
             payload, used = utf_8_decode(octets, "strict", fin)
             if used < len(octets):
                 self._partial = bytearray(octets[used:])
+        is_skipping = self._is_skipping
         if fin:
             self._opcode = 0
             self._size = 0
-            self._is_streaming = False
-        if not self._is_skipping:
-            self._queue(Fragment(payload, bool(fin)))
-        elif fin:
-            self._is_skipping = False
+            if is_skipping:
+                # A stream that was asked for meanwhile is the next message's.
+                self._is_skipping = False
+            else:
+                self._is_streaming = False
+        if not is_skipping:
+            self._queue(Fragment(payload, fin))
 
     def _end_control_frame(self, buffer: bytearray, start: int, stop: int) -> None:
         payload = unmask(buffer, start, stop, self._key, self._phase)
@@ -445,17 +461,17 @@ class Protocol:
         self._inbox[:] = kept
         self._taken = 0
         self.queued_size = sum(map(_weigh, kept))
-        self._is_skipping = self._is_streaming and self._opcode != 0
-        self._is_streaming = self._is_skipping
+        self._is_skipping = self._is_skipping or (self._is_streaming and self._opcode != 0)
+        self._is_streaming = False
 
     # What goes out
 
     def serialize(self, opcode: int, payload: bytes) -> bytes:
         """Serialise a message, in fragments where the threshold asks for them (5.4)."""
         if self._is_client:
-            count = max(1, -(-len(payload) // self._threshold)) if self._threshold else 1
+            count = max(1, -(-len(payload) // self._threshold))
             return frames.serialize_message(opcode, payload, self._threshold, [_make_key() for _ in range(count)])
-        if len(payload) < 126:
+        if len(payload) <= self._threshold:
             return frames.serialize_frame(0x80 | opcode, payload)
         return frames.serialize_message(opcode, payload, self._threshold)
 

@@ -8,13 +8,16 @@ while the handler's greenlet waits in `WebSocketRequest.wait`.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from functools import cached_property
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from urllib.parse import parse_qsl
 
 import gevent
 from gevent.event import Event
 from webob import Request
+from webob.multidict import MultiDict
 
 from geventws.connection import WebSocketConnection
 from geventws.cookies import parse_cookies
@@ -25,12 +28,11 @@ from geventws.headers import check_field
 from geventws.proxies import resolve_addresses
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-
-    from webob.multidict import MultiDict
+    from collections.abc import Callable, Iterable
 
     from geventws.handler import WebSocketHandler
     from geventws.host import Mount
+    from geventws.sockets import Stream
 
 __all__ = ["ResourceURL", "WebSocketRequest", "accept"]
 
@@ -98,6 +100,8 @@ class WebSocketRequest(Emitter):
             self.environ.get("REMOTE_ADDR", ""), forwarded, config.trusted_networks
         )
         self.resolved = False
+        self._outcome = ""
+        self._orphan: Stream | None = None
         self.is_ignored = False
         self.is_client_gone = False
         self.connection: WebSocketConnection | None = None
@@ -116,7 +120,9 @@ class WebSocketRequest(Emitter):
     @cached_property
     def resource_url(self) -> ResourceURL:
         """The parts of `resource`."""
-        return ResourceURL(self._handler.get_path(), self.http.GET)
+        # WSGI has each octet as a character; a client's broken escapes must not make this raise.
+        query = self.environ.get("QUERY_STRING", "").encode("latin-1").decode("utf-8", "replace")
+        return ResourceURL(self._handler.get_path(), MultiDict(parse_qsl(query, keep_blank_values=True)))
 
     @cached_property
     def cookies(self) -> list[tuple[str, str | None]]:
@@ -165,29 +171,36 @@ class WebSocketRequest(Emitter):
         except Exception:
             self._answer(500, "", (), None)
             raise
-        self._resolve()
-        connection = self._switch(chosen, fields)
-        self.connection = connection
-        self._mount.connection_opened(connection)
-        self._emit_logged("accepted", connection)
-        connection._start()  # noqa: SLF001
-        if self.is_client_gone:
-            connection._lose_opening()  # noqa: SLF001
-        self._finish()
+        try:
+            self._resolve("accepted")
+            connection = self.connection = self._switch(chosen, fields)
+            try:
+                self._mount.connection_opened(connection)
+                self._emit_logged("accepted", connection)
+            finally:
+                self._start(connection)
+        finally:
+            self._finish()
         return connection
+
+    def _start(self, connection: WebSocketConnection) -> None:
+        connection._start()
+        if self.is_client_gone:
+            connection._lose_opening()
+        elif self._mount.is_stopping():
+            connection.close(1001)
 
     def _switch(self, subprotocol: str | None, fields: list[tuple[str, str]]) -> WebSocketConnection:
         """Send the 101 and take the socket from the handler."""
-        handler = self._handler
         if not self.is_client_gone:
-            self.is_client_gone = handler.is_client_gone()
+            self.is_client_gone = self._handler.is_client_gone()
         if not self.is_client_gone:
             try:
-                handler.send_switch(fields)
+                self._handler.send_switch(fields)
             except OSError:
                 # A TLS end is an OSError that pywsgi would not pass over; the client is gone either way.
                 self.is_client_gone = True
-        stream, early = handler.detach(self.config)
+        stream, early = self._detach()
         connection = WebSocketConnection(
             stream,
             self.config,
@@ -197,8 +210,18 @@ class WebSocketRequest(Emitter):
             remote_addresses=self.remote_addresses,
             early=early,
         )
-        connection._owner = self._mount  # noqa: SLF001
+        connection._owner = self._mount
         return connection
+
+    def _detach(self) -> tuple[Stream, bytes]:
+        """Take the socket from the handler; that of a client that is gone is closed, so nobody writes to it."""
+        if self._orphan is not None:
+            return self._orphan, b""
+        stream, early = self._handler.detach(self.config)
+        if self.is_client_gone:
+            self._orphan = stream
+            stream.close()
+        return stream, early
 
     def reject(
         self,
@@ -224,12 +247,20 @@ class WebSocketRequest(Emitter):
         """
         self._check_unresolved()
         if callable(status):
-            self._resolve()
-            self._write_answer(lambda: self._handler.run_response(status))
+            self._write_answer(lambda: self._run_response(status))
         else:
-            self._answer(status, reason or "", headers, body)
+            self._answer(status, reason, headers, body)
         self._emit_logged("rejected", self)
-        self._finish()
+
+    def _run_response(self, response: Callable[..., Iterable[bytes]]) -> None:
+        try:
+            self._handler.run_response(response)
+        except OSError:
+            raise
+        except Exception:
+            if not self._handler.headers_sent:
+                self._handler.send_answer(*_make_answer(500, None, (), None))
+            raise
 
     def ignore(self) -> None:
         """Hand the request on: to the next server that claims it, and then to the WSGI application.
@@ -239,18 +270,32 @@ class WebSocketRequest(Emitter):
         """
         self._check_unresolved()
         if self._mount.server is None:
-            raise InvalidState("a view is the last that could answer: accept the request, reject it, or return a response")
+            raise InvalidState(
+                "a view is the last that could answer: accept the request, reject it, or return a response"
+            )
         self.is_ignored = True
-        self._resolve()
-        self._finish()
+        try:
+            self._resolve("ignored")
+        finally:
+            self._finish()
 
     def _check_unresolved(self) -> None:
         if self.resolved:
-            raise InvalidState("a request may be accepted, rejected or ignored once only")
+            raise InvalidState(
+                f"the request was {self._outcome} already: it may be accepted, rejected or ignored once only"
+            )
+        if self._handler.headers_sent:
+            raise InvalidState("the view has begun a response already: accept or reject the request before")
 
-    def _resolve(self) -> None:
+    def end(self) -> None:
+        """Note that the view has returned: what comes on this connection now is another request."""
+        if not self.resolved:
+            self._resolve("answered by its view")
+
+    def _resolve(self, outcome: str) -> None:
         """Note the decision before anything leaves: from here on there is no other."""
         self.resolved = True
+        self._outcome = outcome
         self._stop_watching()
         self._emit_logged("resolved", self)
 
@@ -261,27 +306,29 @@ class WebSocketRequest(Emitter):
     def _answer(
         self,
         status: int,
-        reason: str,
+        reason: str | None,
         headers: Iterable[tuple[str, str]] | Mapping[str, str],
         body: str | bytes | None,
     ) -> None:
         line, fields, octets = _make_answer(status, reason, headers, body)
-        self._resolve()
-        self._write_answer(lambda: self._handler.send_answer(line, fields, octets))
+        self._write_answer(lambda: self._handler.send_answer(line, fields, octets), f"answered {status}")
 
-    def _write_answer(self, write: Callable[[], None]) -> None:
+    def _write_answer(self, write: Callable[[], None], outcome: str = "rejected") -> None:
         try:
-            write()
+            self._resolve(outcome)
+            if not self.is_client_gone:
+                write()
         except OSError:
             # Nobody is there to read it.
             self.is_client_gone = True
+        finally:
+            self._finish()
 
     def refuse(self, error: HandshakeError) -> None:
         """Answer with the status of an error, unless there is an answer already."""
         if not self.resolved:
             self._answer(error.status, str(error), error.headers, None)
             self._emit_logged("rejected", self)
-            self._finish()
 
     def _emit_logged(self, name: str, *args: object) -> None:
         try:
@@ -292,15 +339,21 @@ class WebSocketRequest(Emitter):
     # The time until then
 
     def wait(self) -> None:
-        """Block until the request is resolved or the client is gone."""
+        """Block until the request is resolved or the client is gone; the handler is needed no longer then."""
         if self.resolved:
             return
         self._done = Event()
         self._watcher = self._handler.watch_client(self._look_at_client)
         try:
             self._done.wait()
+        except BaseException:
+            # Killed with the http server's pool: whoever decides later must not find half a handler.
+            self.refuse(HandshakeError("the server is stopping", 503))
+            raise
         finally:
             self._stop_watching()
+        if not self.resolved:
+            self._detach()
 
     def _look_at_client(self) -> None:
         """See in the hub whether the client has gone; octets that it sent stay for the parser."""
@@ -321,9 +374,9 @@ class WebSocketRequest(Emitter):
             watcher.stop()
             watcher.close()
 
-    def expire(self) -> None:
+    def expire(self, reason: str) -> None:
         """Answer 503 from a greenlet of its own, for `accept_timeout` and `close_all_connections`."""
-        gevent.spawn(self.refuse, HandshakeError("the server did not answer in time", 503))
+        gevent.spawn(self.refuse, HandshakeError(reason, 503))
 
 
 def accept(
@@ -349,24 +402,17 @@ def accept(
 
 def _make_answer(
     status: int,
-    reason: str,
+    reason: str | None,
     headers: Iterable[tuple[str, str]] | Mapping[str, str],
     body: str | bytes | None,
 ) -> tuple[str, list[tuple[str, str]], bytes]:
     """Check an answer and return its status line, fields and body."""
-    if isinstance(status, bool) or not isinstance(status, int):
-        raise TypeError(f"status must be an int or a WSGI response, not {type(status).__name__}")
-    if not 200 <= status <= 599:
-        raise ValueError(f"status {status} cannot refuse a request: 200 to 599 can")
-    try:
-        phrase = HTTPStatus(status).phrase
-    except ValueError:
-        phrase = "Unknown"
-    fields = list(headers.items() if hasattr(headers, "items") else headers)
-    for name, value in fields:
-        check_field(name, value)
-        if name.lower() in ("connection", "content-length", "transfer-encoding"):
-            raise ValueError(f"header {name} is not the caller's to set: the answer ends the connection")
+    phrase = _find_phrase(status)
+    if not isinstance(reason, str | None):
+        raise TypeError(f"reason must be a str, not {type(reason).__name__}")
+    if not isinstance(body, str | bytes | bytearray | memoryview | None):
+        raise TypeError(f"body must be str or bytes, not {type(body).__name__}")
+    fields = _check_answer_fields(headers)
     if body is None:
         body = f"{reason or phrase}\n"
     octets = body.encode() if isinstance(body, str) else bytes(body)
@@ -381,4 +427,24 @@ def _make_answer(
     else:
         octets = b""
     fields.append(("Connection", "close"))
-    return f"{status} {phrase}", fields, octets
+    return f"{int(status)} {phrase}", fields, octets
+
+
+def _find_phrase(status: int) -> str:
+    if isinstance(status, bool) or not isinstance(status, int):
+        raise TypeError(f"status must be an int or a WSGI response, not {type(status).__name__}")
+    if not 200 <= status <= 599:
+        raise ValueError(f"status {status} cannot refuse a request: 200 to 599 can")
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Unknown"
+
+
+def _check_answer_fields(headers: Iterable[tuple[str, str]] | Mapping[str, str]) -> list[tuple[str, str]]:
+    fields = list(headers.items() if isinstance(headers, Mapping) else headers)
+    for name, value in fields:
+        check_field(name, value)
+        if name.lower() in ("connection", "content-length", "transfer-encoding"):
+            raise ValueError(f"header field {name!r}: not the caller's to set, for the answer ends the connection")
+    return fields

@@ -1,4 +1,4 @@
-"""`WebSocketServer`: mount it on gevent's http servers, and decide about their upgrade requests (seed: WebSocketServer)."""
+"""`WebSocketServer`: mount it on gevent's http servers, and decide about upgrade requests (seed: WebSocketServer)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from greenlet import GreenletExit
 from geventws.config import ServerConfig, check_http_servers, make_config
 from geventws.connection import WebSocketConnection, check_message
 from geventws.dispatch import get_dispatcher
-from geventws.errors import ConfigurationError, HandshakeError, InvalidState
+from geventws.errors import ConfigurationError, HandshakeError, InvalidState, SubprotocolError
 from geventws.events import Emitter
 from geventws.frames import check_close, serialize_message
 from geventws.handler import WebSocketHandler
@@ -54,6 +54,11 @@ class _View(Set[_Item], Generic[_Item]):
 
     def __repr__(self) -> str:
         return repr(tuple(self._items))
+
+    @classmethod
+    def _from_iterable(cls, items: Iterable[_Item]) -> set[_Item]:  # type: ignore[override]
+        """Let ``&``, ``|`` and ``-`` give a plain set."""
+        return set(items)
 
 
 class _Placement:
@@ -170,14 +175,15 @@ class WebSocketServer(Emitter):
             ValueError: The code may not be sent, or the reason has over 123 octets.
         """
         check_close(code, reason)
-        for request in tuple(self._pending):
-            request.expire()
+        self._expire_pending()
         for connection in tuple(self._connections):
             connection.close(code, reason)
 
-    def shut_down(
-        self, timeout: float | None = None, code: int = 1001, reason: str = "", spread: float = 0.0
-    ) -> None:
+    def _expire_pending(self) -> None:
+        for request in tuple(self._pending):
+            request.expire("the server closes all connections")
+
+    def shut_down(self, timeout: float | None = None, code: int = 1001, reason: str = "", spread: float = 0.0) -> None:
         """Unmount, and close all connections (seed: shutDown).
 
         Args:
@@ -198,6 +204,7 @@ class WebSocketServer(Emitter):
             self.close_all_connections(code, reason)
             closing = None
         else:
+            self._expire_pending()
             closing = gevent.spawn(self._close_spread, code, reason, spread)
         if timeout is None:
             return
@@ -210,8 +217,6 @@ class WebSocketServer(Emitter):
             connection.drop(code, reason)
 
     def _close_spread(self, code: int, reason: str, spread: float) -> None:
-        for request in tuple(self._pending):
-            request.expire()
         connections = tuple(self._connections)
         for connection in connections:
             connection.close(code, reason)
@@ -247,7 +252,7 @@ class WebSocketServer(Emitter):
                 threshold = config.fragmentation_threshold if config and config.fragment_outgoing_messages else 0
                 octets = serialize_message(opcode, payload, threshold)
             try:
-                connection._send_queued(octets)  # noqa: SLF001
+                connection._send_queued(octets)
             except InvalidState:
                 raise
             except Exception:
@@ -300,7 +305,8 @@ class WebSocketServer(Emitter):
         timer = None
         if config.accept_timeout is not None:
             timer = get_dispatcher().loop.timer(config.accept_timeout)
-            timer.start(request.expire, update=True)
+            reason = f"the server did not decide within {config.accept_timeout} s"
+            timer.start(request.expire, reason, update=True)
         try:
             self._emit_request(request)
             if not request.resolved:
@@ -313,7 +319,8 @@ class WebSocketServer(Emitter):
     def _find_refusal(self, request: WebSocketRequest) -> HandshakeError | None:
         config: ServerConfig = request.config
         if config.allowed_origins is not None and request.origin not in config.allowed_origins:
-            return HandshakeError(f"origin {request.origin or 'missing'} is not allowed", 403)
+            origin = "missing" if request.origin is None else ascii(request.origin)
+            return HandshakeError(f"origin {origin} is not allowed", 403)
         offered = request.requested_subprotocols
         if config.auto_accept_connections and offered and not is_token(offered[0]):
             return HandshakeError("the first subprotocol is no token")
@@ -324,23 +331,28 @@ class WebSocketServer(Emitter):
             self._emit("request", request)
         except BaseException as error:
             if request.connection is not None:
-                request.connection._on_listener_raised()  # noqa: SLF001
+                request.connection._on_listener_raised()
             elif not request.resolved:
                 request.refuse(HandshakeError("internal server error", 500))
             if not isinstance(error, Exception):
                 raise
-            if request.connection is None:
+            if isinstance(error, SubprotocolError):
+                # A peer can cause it at will, so it is worth one line.
+                logger.error("a request listener raised for %r: %s", request, error)
+            elif request.connection is None:
                 logger.exception("a request listener raised for %r", request)
             return
         if request.connection is not None:
-            request.connection._end_loop()  # noqa: SLF001
+            request.connection._end_loop()
 
     def _connection_opened(self, connection: WebSocketConnection) -> None:
         self._connections[connection] = None
         try:
             self._emit("connect", connection)
-        except Exception:
-            connection._on_listener_raised()  # noqa: SLF001
+        except BaseException as error:
+            connection._on_listener_raised()
+            if not isinstance(error, Exception):
+                raise
 
     def _connection_closed(self, connection: WebSocketConnection) -> None:
         self._connections.pop(connection, None)

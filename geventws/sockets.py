@@ -13,7 +13,7 @@ import os
 import time
 
 # Not from ``ssl``: gevent cannot patch that module well once somebody imported it.
-from _ssl import SSLError, SSLWantReadError, SSLWantWriteError
+from _ssl import SSLWantReadError, SSLWantWriteError
 from typing import TYPE_CHECKING, Any
 
 try:
@@ -24,7 +24,17 @@ except ImportError:
 if TYPE_CHECKING:
     from gevent.socket import socket as GeventSocket  # noqa: N812
 
-__all__ = ["END", "WAIT_READ", "WAIT_WRITE", "PlainStream", "Stream", "TLSStream", "detach", "monotonic", "set_keepalive_idle"]
+__all__ = [
+    "END",
+    "WAIT_READ",
+    "WAIT_WRITE",
+    "PlainStream",
+    "Stream",
+    "TLSStream",
+    "detach",
+    "monotonic",
+    "set_keepalive_idle",
+]
 
 #: `Stream.receive_into`: the peer has ended its side.
 END = 0
@@ -163,11 +173,13 @@ class TLSStream(Stream):
             while filled < len(buffer):
                 try:
                     moved = self._sock.recv_into(view[filled:])
-                except SSLWantReadError:
+                except (SSLWantReadError, BlockingIOError):
+                    # The latter once our side is shut: the socket is a plain one then.
                     return filled - start or WAIT_READ
                 except SSLWantWriteError:
                     return filled - start or WAIT_WRITE
-                except SSLError:
+                except OSError:
+                    # What came before the connection broke still counts; the next call meets the break.
                     if filled > start:
                         return filled - start
                     raise
@@ -194,8 +206,22 @@ class TLSStream(Stream):
         """See `Stream.must_retry`."""
         return True
 
+    def shut_write(self) -> None:
+        """See `Stream.shut_write`; what is received from now on is not decrypted, and only good for discarding."""
+        self._notify_close()
+        super().shut_write()
+
+    def _notify_close(self) -> None:
+        """Send close_notify (RFC 8446, 6.1), without waiting for the peer's."""
+        try:
+            if self._sock._sslobj is not None:
+                self._sock._sslobj.shutdown()
+        except OSError:  # The peer's is not there yet, or the peer is gone.
+            return
+
     def close(self) -> None:
         """See `Stream.close`."""
+        self._notify_close()
         self.fd = -1
         try:
             self._keep.close()
@@ -219,11 +245,15 @@ def detach(sock: GeventSocket) -> Stream:
     family, kind, proto = sock.family, sock.type, sock.proto
     fd = sock.detach()
     # gevent made the descriptor non-blocking, so the bare socket needs no system call to be it.
-    return PlainStream(_socket.socket(family, kind, proto, fileno=fd), fd)
+    bare = _socket.socket(family, kind, proto, fileno=fd)
+    if bare.gettimeout() is not None:
+        # ``socket.setdefaulttimeout`` was called, and a socket with a time-out waits.
+        bare.settimeout(0.0)
+    return PlainStream(bare, fd)
 
 
 def set_keepalive_idle(sock: Any, seconds: float) -> None:
-    """Let TCP probe the peer after so many seconds of silence, where the system has a choice (seed: useNativeKeepalive)."""
+    """Let TCP probe the peer after so many seconds of silence, where the system lets us (seed: useNativeKeepalive)."""
     option = getattr(_socket, "TCP_KEEPIDLE", None) or getattr(_socket, "TCP_KEEPALIVE", None)
     if option is not None:
         sock.setsockopt(_socket.IPPROTO_TCP, option, max(1, round(seconds)))

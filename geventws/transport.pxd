@@ -23,12 +23,12 @@ cdef class Transport(Emitter):
     cdef Py_ssize_t _output_size
     cdef double _last_progress
     cdef bint _is_full
+    cdef bint _is_reading
     cdef bint _waits_for_write_to_read
     cdef bint _waits_for_read_to_write
 
     cdef object _start_reading(self)
     cdef object _stop_reading(self)
-    cdef bint _is_reading(self) except -1
     cdef object _read_soon(self)
     @cython.locals(size=Py_ssize_t)
     cdef Py_ssize_t _receive(self) except? -9

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from gevent.core import READ, WRITE
+from gevent.core import READ, WRITE  # type: ignore[import-not-found]
 
 from geventws.events import Emitter
 from geventws.frames import next_frame
@@ -46,6 +46,7 @@ class Transport(Emitter):
         "_cork_size",
         "_dispatcher",
         "_is_full",
+        "_is_reading",
         "_last_progress",
         "_message",
         "_message_at",
@@ -83,6 +84,7 @@ class Transport(Emitter):
         self._wire_stop = 0
         self._output_size = 0
         self._is_full = False
+        self._is_reading = False
         self._last_progress = 0.0
 
     # Reading
@@ -90,22 +92,22 @@ class Transport(Emitter):
     def _start_reading(self) -> None:
         if self._read_watcher is None:
             self._read_watcher = self._dispatcher.loop.io(self._stream.fd, READ)
-        if not self._read_watcher.active:
-            self._read_watcher.start(self._on_readable, pass_events=True)
+        if not self._is_reading:
+            self._is_reading = True
+            # Only libuv has events to tell of: it gives a watcher up when the socket is broken.
+            self._read_watcher.start(self._on_readable, pass_events=self._dispatcher.passes_events)
             if self._stream.has_pending():
                 self._read_soon()
 
     def _stop_reading(self) -> None:
-        if self._read_watcher is not None:
+        if self._is_reading:
+            self._is_reading = False
             self._read_watcher.stop()
 
-    def _is_reading(self) -> bool:
-        return self._read_watcher is not None and self._read_watcher.active
-
     def _read_soon(self) -> None:
-        self._dispatcher.loop.run_callback(self._on_readable, READ)
+        self._dispatcher.loop.run_callback(self._on_readable)
 
-    def _on_readable(self, events: int) -> None:
+    def _on_readable(self, events: int = READ) -> None:
         """Read and go on; overridden. ``events`` is negative where libuv gave the watcher up."""
         raise NotImplementedError
 
@@ -150,7 +152,7 @@ class Transport(Emitter):
         if self._wire is None:
             self._last_progress = monotonic()
             self._pump()
-            if self._wire is not None:
+            if self._has_output():
                 self._on_output_pending()
 
     def _write_control(self, octets: bytes) -> None:
@@ -327,6 +329,7 @@ class Transport(Emitter):
                 watcher.stop()
                 watcher.close()
         self._read_watcher = self._write_watcher = None
+        self._is_reading = False
         if self._stream.fd >= 0:
             self._stream.close()
         self._discard_output()

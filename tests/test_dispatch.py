@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import threading
+import time
+
+import gevent
+import pytest
+from gevent.event import Event
+from greenlet import GreenletExit, getcurrent
+
+from geventws.dispatch import BATON_TIME, get_dispatcher, get_thread_id
+
+
+class Job:
+    """Be ready: what a connection is to the dispatcher."""
+
+    def __init__(self, action=lambda: None):
+        self.action = action
+        self.greenlet = None
+        self.done = Event()
+
+    def deliver(self):
+        self.greenlet = getcurrent()
+        try:
+            self.action()
+        finally:
+            self.done.set()
+
+
+@pytest.fixture
+def dispatcher():
+    return get_dispatcher()
+
+
+@pytest.fixture
+def order():
+    return []
+
+
+def add(dispatcher, *jobs):
+    for job in jobs:
+        dispatcher.add(job)
+
+
+def test_all_that_is_ready_in_one_greenlet(dispatcher, order):
+    jobs = [Job(lambda number=number: order.append(number)) for number in range(3)]
+    add(dispatcher, *jobs)
+    # Not before the loop has its turn.
+    assert order == []
+    jobs[2].done.wait()
+    assert order == [0, 1, 2]
+    assert len({job.greenlet for job in jobs}) == 1
+    assert jobs[0].greenlet not in (getcurrent(), dispatcher.hub)
+
+
+def test_parked_greenlet_is_used_again(dispatcher):
+    first, second = Job(), Job()
+    add(dispatcher, first)
+    first.done.wait()
+    add(dispatcher, second)
+    second.done.wait()
+    assert first.greenlet is second.greenlet
+
+
+def test_ready_again_goes_to_the_end(dispatcher, order):
+    again = Job(lambda: order.append("again"))
+    other = Job(lambda: order.append("other"))
+    once = Job(lambda: (order.append("once"), add(dispatcher, again)))
+    add(dispatcher, once, other)
+    again.done.wait()
+    assert order == ["once", "other", "again"]
+
+
+def test_one_that_blocks_does_not_hold_up_the_others(dispatcher, order):
+    gate = Event()
+    blocked = Job(lambda: (order.append("blocks"), gate.wait(), order.append("goes on")))
+    others = [Job(lambda number=number: order.append(number)) for number in range(2)]
+    add(dispatcher, blocked, *others)
+    others[1].done.wait()
+    assert order == ["blocks", 0, 1]
+    assert others[0].greenlet is not blocked.greenlet
+    gate.set()
+    blocked.done.wait()
+    assert order == ["blocks", 0, 1, "goes on"]
+    # The one that comes back finds another parked, and ends.
+    late = Job()
+    add(dispatcher, late)
+    late.done.wait()
+    assert late.greenlet is others[0].greenlet
+    assert blocked.greenlet.dead
+
+
+def test_one_that_wakes_helps_with_the_list(dispatcher, order):
+    gate = Event()
+    blocked = Job(lambda: (gate.wait(), add(dispatcher, late)))
+    late = Job(lambda: order.append("late"))
+    add(dispatcher, blocked)
+    gevent.sleep(0)
+    gate.set()
+    late.done.wait()
+    assert late.greenlet is blocked.greenlet
+
+
+def test_many_that_block(dispatcher, order):
+    gate = Event()
+    jobs = [Job(lambda number=number: (gate.wait(), order.append(number))) for number in range(50)]
+    add(dispatcher, *jobs)
+    last = Job()
+    add(dispatcher, last)
+    last.done.wait()
+    assert len({job.greenlet for job in [*jobs, last]}) == 51
+    gate.set()
+    gevent.wait([job.done for job in jobs])
+    assert sorted(order) == list(range(50))
+
+
+def fail_with(error):
+    raise error
+
+
+def test_one_that_raises_is_reported(dispatcher, capfd):
+    jobs = [Job(lambda: fail_with(ValueError("lost"))), Job()]
+    add(dispatcher, *jobs)
+    jobs[1].done.wait()
+    assert jobs[0].greenlet is jobs[1].greenlet
+    assert "ValueError: lost" in capfd.readouterr().err
+
+
+def test_system_error_reaches_the_main_greenlet_and_the_others_their_turn(dispatcher, capfd):
+    jobs = [Job(lambda: fail_with(SystemExit(3))), Job()]
+    add(dispatcher, *jobs)
+    with pytest.raises(SystemExit):
+        jobs[1].done.wait()
+    jobs[1].done.wait()
+
+
+def test_one_that_is_killed(dispatcher, capfd):
+    gate = Event()
+    blocked, other = Job(gate.wait), Job()
+    add(dispatcher, blocked)
+    gevent.sleep(0)
+    gevent.kill(blocked.greenlet)
+    blocked.done.wait()
+    add(dispatcher, other)
+    other.done.wait()
+    assert capfd.readouterr().err == ""
+
+
+def test_hub_has_its_turn_between_two_that_compute(dispatcher, order):
+    def compute():
+        dispatcher.loop.run_callback(order.append, "hub")
+        end = time.monotonic() + 2 * BATON_TIME
+        while time.monotonic() < end:
+            pass
+        order.append("job")
+
+    jobs = [Job(compute), Job(compute)]
+    add(dispatcher, *jobs)
+    jobs[1].done.wait()
+    assert order[:3] == ["job", "hub", "job"]
+
+
+def test_exception_thrown_into_the_parked_greenlet(dispatcher):
+    first, second = Job(), Job()
+    add(dispatcher, first)
+    first.done.wait()
+    gevent.sleep(0)
+    gevent.kill(first.greenlet, GreenletExit)
+    gevent.sleep(0)
+    assert first.greenlet.dead
+    add(dispatcher, second)
+    second.done.wait()
+    assert second.greenlet is not first.greenlet
+
+
+def test_one_dispatcher_for_each_hub(dispatcher):
+    assert get_dispatcher() is dispatcher
+    assert (dispatcher.hub, dispatcher.loop) == (gevent.get_hub(), gevent.get_hub().loop)
+    others = []
+
+    def look():
+        others.append(get_dispatcher())
+        gevent.get_hub().destroy(destroy_loop=True)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    [other] = others
+    assert other is not dispatcher
+    assert other.thread_id == thread.ident
+
+
+def test_thread_id(dispatcher):
+    assert get_thread_id() == dispatcher.thread_id == threading.get_ident()

@@ -1,0 +1,743 @@
+"""How a connection ends, by whom and with which code: closing handshake, deadlines, keepalive, drops, resets."""
+
+from __future__ import annotations
+
+import gc
+import os
+import struct
+import time
+
+import gevent
+import pytest
+from gevent import socket
+from gevent.event import AsyncResult, Event
+from gevent.pywsgi import WSGIHandler
+
+from geventws import ConnectionClosed
+from tests.support import make_frame, make_http, open_client, paired, record, run_hub, serve, wait_until
+
+#: A client's Close frames.
+CLOSE_1000 = b"\x88\x82\x37\xfa\x21\x3d\x34\x12"
+CLOSE_1001 = b"\x88\x82\x37\xfa\x21\x3d\x34\x13"
+CLOSE_EMPTY = b"\x88\x80\x37\xfa\x21\x3d"
+PING = b"\x89\x80\x37\xfa\x21\x3d"
+PONG = b"\x8a\x80\x37\xfa\x21\x3d"
+
+
+def reset(client):
+    """End with a RST."""
+    client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+
+
+def make_close(code, reason=b""):
+    return make_frame(code.to_bytes(2, "big") + reason, 0x88)
+
+
+def describe(connection):
+    return connection.state, connection.close_code, connection.closed_by, connection.sent_close_code
+
+
+SENDABLE = [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 3999, 4000, 4999]
+NOT_SENDABLE = [0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 1999, 2000, 2999, 5000, 65535]
+
+
+# The closing handshake
+
+
+@pytest.mark.parametrize("code", SENDABLE)
+def test_the_peer_closes(code):
+    with paired() as (client, connection):
+        closes = record(connection, "close")
+        client.send(make_close(code, "é".encode()))
+        assert client.read_end() == b"\x88\x02" + code.to_bytes(2, "big")
+        assert closes.get() == ("close", code, "é")
+        assert describe(connection) == ("CLOSED", code, "peer", code)
+        assert connection.close_reason == "é"
+        assert str(code) in connection.close_cause
+
+
+def test_the_peer_closes_without_a_code():
+    with paired() as (client, connection):
+        closes = record(connection, "close")
+        client.send(CLOSE_EMPTY)
+        assert client.read_end() == b"\x88\x00"
+        assert closes.get() == ("close", 1005, "")
+        assert describe(connection) == ("CLOSED", 1005, "peer", 1005)
+
+
+@pytest.mark.parametrize("code", NOT_SENDABLE)
+def test_the_peer_closes_with_an_illegal_code(code):
+    with paired() as (client, connection):
+        client.send(make_close(code))
+        assert client.read_end()[2:4] == b"\x03\xea"
+        assert describe(connection) == ("CLOSED", 1002, "local", 1002)
+
+
+@pytest.mark.parametrize("code", SENDABLE)
+def test_we_close(code):
+    with paired() as (client, connection):
+        closes = record(connection, "close")
+        connection.close(code, "é")
+        assert describe(connection) == ("CLOSING", None, "local", code)
+        assert not connection.connected
+        connection.close(1001, "a second call does nothing")
+        assert client.read(6) == b"\x88\x04" + code.to_bytes(2, "big") + b"\xc3\xa9"
+        # 7.1.5: the code of the first Close that is received, also where it is another than ours.
+        client.send(make_frame("discarded") + make_close(3001, b"theirs"))
+        assert client.read_end() == b""
+        assert closes.get() == ("close", 3001, "theirs")
+        assert describe(connection) == ("CLOSED", 3001, "local", code)
+
+
+@pytest.mark.parametrize("code", NOT_SENDABLE)
+def test_we_cannot_close_with_an_illegal_code(code):
+    with paired() as (client, connection):
+        with pytest.raises(ValueError, match=str(code)):
+            connection.close(code)
+        with pytest.raises(ValueError, match=str(code)):
+            connection.drop(code)
+        connection.send("still here")
+        assert client.read_frame() == (0x81, b"still here")
+
+
+@pytest.mark.parametrize("method", ["close", "drop"])
+def test_a_close_reason_has_123_octets_at_most(method):
+    with paired() as (client, connection):
+        with pytest.raises(ValueError, match="123"):
+            getattr(connection, method)(1000, "é" * 62)
+        with pytest.raises(TypeError):
+            getattr(connection, method)(1000, b"bytes")
+        getattr(connection, method)(1000, "x" * 123)
+        assert client.read(127) == b"\x88\x7d\x03\xe8" + b"x" * 123
+
+
+def test_both_close_at_once():
+    with paired() as (client, connection):
+        client.send(CLOSE_1001)
+        connection.close(3000)
+        assert client.read_end() == b"\x88\x02\x0b\xb8"
+        assert connection.wait_closed()
+        assert describe(connection) == ("CLOSED", 1001, "local", 3000)
+
+
+def test_close_comes_behind_what_was_sent():
+    with paired(is_narrow=True) as (client, connection):
+        connection.send(bytes(100_000))
+        connection.send("last")
+        connection.close()
+        frames = []
+        while not frames or frames[-1][0] != 0x88:
+            frames.append(client.read_frame())
+        assert sum(len(payload) for first, payload in frames if first in {0x02, 0x00, 0x80}) == 100_000
+        assert frames[-2:] == [(0x81, b"last"), (0x88, b"\x03\xe8")]
+        client.send(CLOSE_1000)
+        assert client.read_end() == b""
+
+
+def test_pings_are_not_answered_after_our_close():
+    with paired() as (client, connection):
+        connection.close()
+        client.send(PING + CLOSE_1000)
+        assert client.read_end() == b"\x88\x02\x03\xe8"
+
+
+def test_what_the_peer_sends_after_its_close_is_ignored():
+    with paired() as (client, connection):
+        events = record(connection, "message", "ping", "close")
+        client.send(CLOSE_1000 + make_frame("a") + PING + b"\xff\xff\xff")
+        assert client.read_end() == b"\x88\x02\x03\xe8"
+        assert events.get() == ("close", 1000, "")
+        assert events.empty()
+
+
+def test_the_answer_is_read_although_the_peer_sent_more_after_its_close():
+    with paired(is_narrow=True) as (client, connection):
+        sender = gevent.spawn(send_until_broken, client, CLOSE_1000 + bytes(200_000))
+        sender.join()
+        assert client.read(4) == b"\x88\x02\x03\xe8"
+        connection.wait_closed()
+        assert connection.close_code == 1000
+
+
+def send_until_broken(client, octets):
+    try:
+        client.send(octets)
+    except OSError:
+        return
+
+
+def test_wait_closed():
+    with paired() as (client, connection):
+        assert connection.wait_closed(0.001) is False
+        waiting = [gevent.spawn(connection.wait_closed) for _ in range(3)]
+        run_hub()
+        assert not any(each.ready() for each in waiting)
+        client.send(CLOSE_1000)
+        assert [each.get() for each in waiting] == [True] * 3
+        assert connection.wait_closed(0) is True
+
+
+def test_close_in_a_connect_listener():
+    with serve() as (http, server):
+        server.on("connect", lambda connection: connection.close(1013))
+        server.on("request", lambda request: request.accept())
+        with open_client(http, early=make_frame("a")) as client:
+            assert client.read(4) == b"\x88\x02\x03\xf5"
+            client.send(CLOSE_1000)
+            assert client.read_end() == b""
+
+
+# close_timeout
+
+
+def test_a_peer_that_does_not_answer_our_close():
+    with paired(close_timeout=0.05) as (client, connection):
+        closes = record(connection, "close")
+        connection.close(3000)
+        client.send(make_frame("no Close") + PING)
+        assert client.read_end() == b"\x88\x02\x0b\xb8"
+        assert closes.get() == ("close", 1006, "")
+        assert describe(connection) == ("CLOSED", 1006, "local", 3000)
+        assert "0.050 s" in connection.close_cause
+
+
+def test_a_peer_that_ends_tcp_instead_of_answering_our_close():
+    with paired() as (client, connection):
+        connection.close(3000)
+        client.close()
+        assert connection.wait_closed()
+        assert describe(connection) == ("CLOSED", 1006, "local", 3000)
+
+
+def test_a_peer_that_closes_and_does_not_read():
+    with paired(is_narrow=True, close_timeout=0.05) as (client, connection):
+        connection.send_nowait(bytes(500_000))
+        client.send(CLOSE_1001)
+        assert connection.wait_closed()
+        assert describe(connection) == ("CLOSED", 1001, "peer", 1001)
+        run_hub()
+        with pytest.raises(EOFError):
+            while True:
+                client.read_frame()
+
+
+# Failures and lingering
+
+
+@pytest.mark.parametrize(
+    ("octets", "code"),
+    [
+        pytest.param(b"\x81\x02hi", 1002, id="unmasked"),
+        pytest.param(b"\xc1\x80\x00\x00\x00\x00", 1002, id="rsv1"),
+        pytest.param(b"\x83\x80\x00\x00\x00\x00", 1002, id="opcode"),
+        pytest.param(b"\x80\x80\x00\x00\x00\x00", 1002, id="continuation-of-nothing"),
+        pytest.param(b"\x81\xfe\x00\x7d", 1002, id="non-minimal-length"),
+        pytest.param(b"\x88\x81\x00\x00\x00\x00\x03", 1002, id="close-of-one-octet"),
+        pytest.param(b"\x81\x81\x00\x00\x00\x00\xff", 1007, id="utf-8"),
+        pytest.param(b"\x81\x85\x00\x00\x00\x00\xff", 1007, id="utf-8-as-soon-as-certain"),
+        pytest.param(b"\x82\xff\x00\x00\x00\x00\x00\x01\x00\x01", 1009, id="size"),
+    ],
+)
+def test_a_violation_ends_the_connection(octets, code):
+    with paired() as (client, connection):
+        events = record(connection, "error", "close")
+        client.send(octets)
+        assert client.read(4)[2:] == code.to_bytes(2, "big")
+        # The state is CLOSED at once; the peer has time to read our Close.
+        assert describe(connection) == ("CLOSED", code, "local", code)
+        name, error = events.get()
+        assert (name, error.close_code) == ("error", code)
+        assert events.get() == ("close", code, str(error))
+        assert str(error) in connection.close_cause
+
+
+def test_a_peer_that_keeps_sending_sees_our_close_and_not_a_reset():
+    with paired(is_narrow=True) as (client, connection):
+        client.send(b"\x81\x02hi")
+        sender = gevent.spawn(client.send, bytes(500_000))
+        frame = client.read_frame()
+        assert frame[1][:2] == b"\x03\xea"
+        # All of it is taken and discarded: a reset would break the sending.
+        sender.get()
+        assert client.sock.recv(1) == b""
+        assert connection.close_code == 1002
+
+
+def test_lingering_ends_after_close_timeout():
+    with paired(close_timeout=0.05) as (client, connection):
+        client.send(b"\x81\x02hi")
+        client.read_frame()
+        with pytest.raises(OSError, match=r"reset|[Bb]roken"):
+            while True:
+                client.send(b"more")
+                gevent.sleep(0.001)
+        assert connection.close_code == 1002
+
+
+def test_lingering_ends_with_the_peer():
+    with paired() as (client, connection):
+        before = count_descriptors()
+        client.send(b"\x81\x02hi")
+        client.read_end()
+        client.close()
+        wait_until(lambda: count_descriptors() == before - 2)
+        assert connection.close_code == 1002
+
+
+def count_descriptors():
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_a_violation_while_we_close():
+    with paired() as (client, connection):
+        connection.close()
+        client.send(b"\x81\x02hi")
+        assert client.read_end() == b"\x88\x02\x03\xe8"
+        assert describe(connection) == ("CLOSED", 1002, "local", 1000)
+
+
+def test_a_violation_and_then_the_end():
+    with paired() as (client, connection):
+        goes_on = Event()
+        connection.on("message", lambda _: goes_on.wait())
+        closes = record(connection, "close")
+        client.send(make_frame("a") + b"\x81\x02hi")
+        client.close()
+        run_hub()
+        goes_on.set()
+        assert closes.get()[:2] == ("close", 1002)
+
+
+# TCP ends
+
+
+def test_the_peer_ends_tcp():
+    with paired() as (client, connection):
+        events = record(connection, "error", "close")
+        client.send(make_frame("a"))
+        run_hub()
+        client.close()
+        assert events.get() == ("close", 1006, "")
+        assert describe(connection) == ("CLOSED", 1006, "transport", None)
+        assert "silent for 0." in connection.close_cause
+        assert "0 octets unsent" in connection.close_cause
+
+
+def test_the_peer_ends_its_side_of_tcp():
+    with paired() as (client, connection):
+        client.shut_write()
+        assert client.read_end() == b""
+        assert describe(connection) == ("CLOSED", 1006, "transport", None)
+
+
+def test_the_peer_resets():
+    with paired() as (client, connection):
+        events = record(connection, "error", "close")
+        reset(client)
+        name, error = events.get()
+        assert (name, type(error)) == ("error", ConnectionResetError)
+        assert events.get() == ("close", 1006, "")
+        assert describe(connection) == ("CLOSED", 1006, "transport", None)
+
+
+def test_the_peer_closes_and_does_not_wait():
+    with paired() as (client, connection):
+        events = record(connection, "message", "close")
+        client.send(make_frame("a") + CLOSE_1001)
+        client.close()
+        assert [events.get(), events.get()] == [("message", "a"), ("close", 1001, "")]
+        assert (connection.close_code, connection.closed_by) == (1001, "peer")
+
+
+def test_unsent_octets_are_told():
+    with paired(is_narrow=True) as (client, connection):
+        connection.send_nowait(bytes(300_000))
+        reset(client)
+        connection.wait_closed()
+        assert connection.close_code == 1006
+        assert "octets unsent" in connection.close_cause
+        assert connection.buffered_amount == 0
+
+
+# Drops
+
+
+def test_drop():
+    with paired() as (client, connection):
+        closes = record(connection, "close")
+        client.send(make_frame("undelivered"))
+        run_hub()
+        connection.drop()
+        # Called in a greenlet: the event is out before it returns.
+        assert closes.get_nowait() == ("close", 1002, "")
+        assert describe(connection) == ("CLOSED", 1002, "local", 1002)
+        with pytest.raises(ConnectionClosed) as caught:
+            connection.receive()
+        assert caught.value.code == 1002
+        connection.drop(1001)
+        assert client.read_end() == b"\x88\x02\x03\xea"
+
+
+def test_drop_with_code_and_reason():
+    with paired() as (client, connection):
+        connection.drop(4000, "é")
+        assert client.read_end() == b"\x88\x04\x0f\xa0\xc3\xa9"
+        assert (connection.close_code, connection.close_reason) == (4000, "é")
+
+
+@pytest.mark.parametrize("code", [1002, 1006])
+def test_drop_without_a_close_frame(code):
+    with paired() as (client, connection):
+        connection.drop(code, skip_close_frame=True)
+        assert client.read_end() == b""
+        assert describe(connection) == ("CLOSED", code, "local", None)
+
+
+def test_drop_from_the_hub():
+    with paired() as (client, connection):
+        closes = record(connection, "close")
+        seen = AsyncResult()
+
+        def drop():
+            connection.drop(3000)
+            seen.set((connection.state, closes.qsize()))
+
+        gevent.get_hub().loop.run_callback(drop)
+        assert seen.get() == ("CLOSED", 0)
+        assert closes.get() == ("close", 3000, "")
+        assert client.read_end() == b"\x88\x02\x0b\xb8"
+
+
+def test_drop_discards_the_output():
+    with paired(is_narrow=True) as (client, connection):
+        connection.send_nowait(bytes(900_000))
+        connection.send_nowait("more")
+        run_hub()
+        connection.drop(3000)
+        octets = client.read_end()
+        assert len(octets) < 900_000
+        assert connection.buffered_amount == 0
+        # The Close goes out only behind a whole frame.
+        at = 0
+        while at < len(octets) and octets[at] != 0x88:
+            size = int.from_bytes(octets[at + 2 : at + 4], "big") + 4
+            assert octets[at] in {0x02, 0x00}
+            at += size
+        assert (octets[at:] == b"\x88\x02\x0b\xb8") is (connection.sent_close_code == 3000)
+
+
+def test_drop_while_closing():
+    with paired() as (client, connection):
+        connection.close()
+        connection.drop(3000)
+        assert client.read_end() == b"\x88\x02\x03\xe8"
+        assert describe(connection) == ("CLOSED", 3000, "local", 1000)
+
+
+# send_timeout
+
+
+def test_send_timeout():
+    with paired(is_narrow=True, send_timeout=0.05) as (_, connection):
+        closes = record(connection, "close")
+        connection.send_nowait(bytes(500_000))
+        assert closes.get() == ("close", 1006, "")
+        assert describe(connection) == ("CLOSED", 1006, "transport", None)
+        assert "took no octet for 0.0" in connection.close_cause
+
+
+def test_send_timeout_counts_from_the_last_octet():
+    with paired(is_narrow=True, send_timeout=0.1) as (client, connection):
+        connection.send_nowait(bytes(200_000))
+        started = time.monotonic()
+        size = 0
+        while size < 200_000:
+            size += len(client.sock.recv(20_000))
+            gevent.sleep(0.03)
+        assert time.monotonic() - started > 0.1
+        assert connection.connected
+
+
+def test_send_timeout_may_be_none():
+    with paired(is_narrow=True, send_timeout=None) as (client, connection):
+        connection.send_nowait(bytes(200_000))
+        run_hub()
+        assert connection.connected
+        client.read(200_000)
+
+
+# Keepalive
+
+
+def test_a_silent_peer_is_pinged_and_dropped():
+    with paired(keepalive_interval=0.05, keepalive_grace_period=0.03) as (client, connection):
+        closes = record(connection, "close")
+        assert client.read(2) == b"\x89\x00"
+        assert connection.connected
+        assert closes.get() == ("close", 1006, "")
+        assert describe(connection) == ("CLOSED", 1006, "transport", None)
+        assert "0.030 s" in connection.close_cause
+        assert client.read_end() == b""
+
+
+@pytest.mark.parametrize("answer", [PONG, PING, make_frame("a"), b"\x81"], ids=["pong", "ping", "message", "part"])
+def test_any_octet_is_an_answer(answer):
+    with paired(keepalive_interval=0.04, keepalive_grace_period=0.02) as (client, connection):
+        for _ in range(2):
+            while client.read(2) != b"\x89\x00":
+                pass
+            client.send(answer)
+            if answer == b"\x81":
+                answer = b"\x80"
+        started = time.monotonic()
+        while client.read(2) != b"\x89\x00":
+            pass
+        # The next ping came an interval after the answer, and no drop before.
+        assert time.monotonic() - started > 0.02
+        assert connection.connected
+
+
+def test_received_octets_put_the_ping_off():
+    with paired(keepalive_interval=0.1, keepalive_grace_period=10) as (client, _):
+        until = time.monotonic() + 0.2
+        while time.monotonic() < until:
+            client.send(PONG)
+            gevent.sleep(0.01)
+        with pytest.raises(BlockingIOError):
+            client.sock._sock.recv(1)
+        assert client.read(2) == b"\x89\x00"
+
+
+def test_latency_of_a_keepalive_ping():
+    with paired(keepalive_interval=0.03) as (client, connection):
+        assert client.read(2) == b"\x89\x00"
+        client.send(PONG)
+        wait_until(lambda: connection.latency is not None)
+        assert 0 < connection.latency < 10
+
+
+def test_keepalive_off():
+    with paired(keepalive=False, keepalive_interval=0.01, keepalive_grace_period=0.01) as (client, connection):
+        gevent.sleep(0.05)
+        assert connection.connected
+        with pytest.raises(BlockingIOError):
+            client.sock._sock.recv(1)
+
+
+def test_pinged_and_never_dropped():
+    options = {"keepalive_interval": 0.02, "keepalive_grace_period": 0.01}
+    with paired(drop_connection_on_keepalive_timeout=False, **options) as (client, connection):
+        assert client.read(8) == b"\x89\x00" * 4
+        assert connection.connected
+
+
+def test_native_keepalive():
+    kept = []
+
+    class Handler(WSGIHandler):
+        def __init__(self, sock, *args):
+            kept.append(sock.dup())
+            super().__init__(sock, *args)
+
+    options = {"keepalive_interval": 0.02, "keepalive_grace_period": 0.01}
+    for native in (True, False):
+        with serve(http=make_http(handler_class=Handler), use_native_keepalive=native, **options) as (http, server):
+            server.on("request", lambda request: request.accept())
+            with open_client(http) as client:
+                assert bool(kept[0].getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)) is native
+                if native:
+                    gevent.sleep(0.05)
+                    with pytest.raises(BlockingIOError):
+                        client.sock._sock.recv(1)
+                else:
+                    assert client.read(2) == b"\x89\x00"
+            kept.pop().close()
+
+
+def test_a_stall_of_our_own_hub_does_not_count():
+    with paired(keepalive_interval=0.03, keepalive_grace_period=0.03) as (client, connection):
+        assert client.read(2) == b"\x89\x00"
+        client.send(PONG)
+        # The answer is with the kernel, and the hub comes to its timers long after the grace period.
+        time.sleep(0.1)
+        run_hub()
+        assert connection.connected
+        client.send(CLOSE_1000)
+        connection.wait_closed()
+        assert connection.close_code == 1000
+
+
+def test_a_pause_does_not_count():
+    with paired(keepalive_interval=0.02, keepalive_grace_period=0.02) as (client, connection):
+        connection.pause()
+        gevent.sleep(0.1)
+        assert connection.connected
+        client.send(make_frame("a"))
+        connection.resume()
+        assert connection.receive() == "a"
+
+
+def test_a_pause_during_the_grace_period_does_not_count():
+    with paired(keepalive_interval=0.02, keepalive_grace_period=0.04) as (client, connection):
+        assert client.read(2) == b"\x89\x00"
+        connection.pause()
+        client.send(make_frame("a"))
+        gevent.sleep(0.1)
+        connection.resume()
+        assert connection.receive() == "a"
+
+
+def test_a_full_inbox_does_not_count():
+    with paired(keepalive_interval=0.02, keepalive_grace_period=0.02, receive_high_water_mark=1) as (client, connection):
+        client.send(make_frame("a"))
+        gevent.sleep(0.1)
+        assert connection.receive() == "a"
+
+
+def test_the_end_of_a_peer_is_noticed_while_reading_is_paused():
+    with paired(keepalive_interval=0.02, keepalive_grace_period=10) as (client, connection):
+        closes = record(connection, "close")
+        connection.pause()
+        client.close()
+        # One ping is answered with a reset, and the next one cannot be written.
+        assert closes.get() == ("close", 1006, "")
+        assert connection.closed_by == "transport"
+
+
+def test_an_answer_that_passed_a_large_message_counts():
+    with paired(is_narrow=True, keepalive_interval=0.05, keepalive_grace_period=0.03) as (client, connection):
+        connection.send_nowait(bytes(400_000))
+        is_answered = False
+        final = False
+        while not final:
+            first, _ = client.read_frame()
+            gevent.sleep(0.005)
+            if first == 0x89:
+                client.send(PONG)
+                is_answered = True
+            final = first == 0x80
+        assert is_answered
+        until = time.monotonic() + 0.2
+        while time.monotonic() < until:
+            assert client.read(2) == b"\x89\x00"
+            client.send(PONG)
+        assert connection.connected
+
+
+# Nothing is left behind
+
+
+def count_watchers():
+    gc.collect()
+    kinds = (type(gevent.get_hub().loop.io(0, 1)), type(gevent.get_hub().loop.timer(1)))
+    return sum(1 for each in gc.get_objects() if type(each) in kinds and each.active)
+
+
+def test_two_hundred_abrupt_closes_leave_nothing_behind():
+    with serve() as (http, server):
+        closed = []
+        server.on("close", lambda connection, code, reason: closed.append(code))
+
+        @server.on("request")
+        def accept(request):
+            connection = request.accept()
+            if request.resource == "/loop":
+                for message in connection:
+                    connection.send(message)
+            else:
+                connection.on("message", connection.send)
+
+        with open_client(http) as first:
+            first.send(make_frame("a"))
+            first.read_frame()
+        wait_until(lambda: not server.connections)
+        before = count_descriptors(), count_watchers()
+        for number in range(200):
+            client = open_client(http, "/loop" if number % 2 else "/")
+            client.send(make_frame("a") * (number % 5))
+            if number % 3:
+                run_hub(1)
+            reset(client)
+        wait_until(lambda: not server.connections)
+        wait_until(lambda: (count_descriptors(), count_watchers()) == before)
+        assert closed == [1006] * 201
+
+
+def test_a_storm_of_drops_leaves_nothing_behind():
+    with serve(close_timeout=0.2) as (http, server):
+        connections = []
+
+        @server.on("request")
+        def accept(request):
+            connection = request.accept()
+            connections.append(connection)
+
+            @connection.on("message")
+            def receive(message):
+                # Each drops the next one, and itself every third time.
+                index = int(message)
+                connections[(index + 1) % len(connections)].drop(3000, skip_close_frame=bool(index % 2))
+                if not index % 3:
+                    connection.drop()
+                server.broadcast("somebody is gone")
+
+            connection.on("close", lambda *_: connections[0].drop())
+
+        before = count_descriptors()
+        clients = [open_client(http) for _ in range(150)]
+        wait_until(lambda: len(connections) == 150)
+        for index, client in enumerate(clients):
+            send_until_broken(client, make_frame(str(index)) * 3)
+        wait_until(lambda: not any(connection.connected for connection in connections[:2]))
+        for connection in connections:
+            connection.drop(1001)
+        for client in clients:
+            client.read_end()
+            client.close()
+        wait_until(lambda: count_descriptors() == before)
+        assert not server.connections
+
+
+# TLS
+
+
+def test_tls_closing_handshakes():
+    with paired(tls=True) as (client, connection):
+        client.send(make_frame("a") + CLOSE_1001)
+        assert connection.receive() == "a"
+        assert list(connection) == []
+        assert client.read_end() == b"\x88\x02\x03\xe9"
+        assert describe(connection) == ("CLOSED", 1001, "peer", 1001)
+    with paired(tls=True) as (client, connection):
+        connection.close(3000)
+        assert client.read(4) == b"\x88\x02\x0b\xb8"
+        client.send(CLOSE_1000)
+        assert connection.wait_closed()
+        assert describe(connection) == ("CLOSED", 1000, "local", 3000)
+
+
+def test_tls_failure_and_drop():
+    with paired(tls=True) as (client, connection):
+        client.send(b"\x81\x02hi")
+        assert client.read_frame()[1][:2] == b"\x03\xea"
+        assert connection.close_code == 1002
+    with paired(tls=True) as (client, connection):
+        connection.drop(3000)
+        assert client.read(4) == b"\x88\x02\x0b\xb8"
+
+
+def test_tls_ends():
+    with paired(tls=True) as (client, connection):
+        reset(client)
+        assert connection.wait_closed()
+        assert (connection.close_code, connection.closed_by) == (1006, "transport")
+
+
+def test_tls_keepalive():
+    with paired(tls=True, keepalive_interval=0.03, keepalive_grace_period=0.03) as (client, connection):
+        assert client.read(2) == b"\x89\x00"
+        client.send(PONG)
+        assert client.read(2) == b"\x89\x00"
+        assert connection.wait_closed()
+        assert connection.close_code == 1006

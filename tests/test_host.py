@@ -1,0 +1,162 @@
+"""What is kept on an http server, and how its end reaches the connections."""
+
+from __future__ import annotations
+
+import signal
+
+import gevent
+import pytest
+
+from geventws import WebSocketHandler, WebSocketServer
+from geventws.config import ServerConfig
+from geventws.host import Mount, get_host
+from tests.support import RawClient, make_frame, make_http, open_client, record, running, start_child, wait_until
+
+
+def test_an_http_server_has_one():
+    http = make_http()
+    host = get_host(http)
+    assert get_host(http) is host
+    WebSocketServer(http_server=http)
+    assert get_host(http) is host
+    assert get_host(make_http()) is not host
+
+
+@pytest.mark.parametrize(
+    ("mounted", "own", "expected"),
+    [
+        pytest.param([], None, None, id="nothing"),
+        pytest.param([], 3.0, 3.0, id="the handler's own"),
+        pytest.param([4.0, None, 2.0], None, 2.0, id="the smallest mount"),
+        pytest.param([4.0], 3.0, 3.0, id="the handler's is smaller"),
+        pytest.param([None], None, None, id="none of them"),
+    ],
+)
+def test_header_timeout(mounted, own, expected):
+    host = get_host(make_http())
+    host.mounts = [Mount(host, None, ServerConfig(header_timeout=seconds)) for seconds in mounted]
+    assert host.header_timeout(None if own is None else ServerConfig(header_timeout=own)) == expected
+
+
+def test_is_stopping():
+    http = make_http()
+    host = get_host(http)
+    with running(http):
+        assert not host.is_stopping()
+        http.close()
+        assert host.is_stopping()
+    with running(http):
+        assert not host.is_stopping()
+
+
+def test_connections_of_a_view_learn_of_the_end():
+    def view(environ, start_response):
+        list(environ["geventws.request"].accept())
+        return []
+
+    http = make_http(view, handler_class=WebSocketHandler)
+    with running(http), open_client(http) as client:
+        wait_until(lambda: get_host(http).connections)
+        http.close()
+        assert client.read_frame() == (0x88, b"\x03\xe9")
+        client.send(make_frame(b"\x03\xe9", 0x88))
+        assert client.read_end() == b""
+        wait_until(lambda: not get_host(http).connections)
+
+
+def test_stop_in_the_hub_does_not_wait():
+    """A signal handler of the standard library runs there."""
+    http = make_http()
+    server = WebSocketServer(http_server=http)
+    server.on("request", lambda request: request.accept())
+    errors = []
+
+    def stop():
+        try:
+            http.stop()
+        except BaseException as error:
+            errors.append(error)
+
+    with running(http), open_client(http) as client:
+        wait_until(lambda: server.connections)
+        gevent.get_hub().loop.run_callback(stop)
+        assert client.read_frame() == (0x88, b"\x03\xe9")
+        assert not errors
+
+
+def test_stop_twice():
+    http = make_http()
+    WebSocketServer(http_server=http)
+    with running(http):
+        http.stop()
+        http.stop()
+        http.close()
+
+
+CHILD = """
+import signal, sys
+import gevent
+from gevent.pool import Pool
+from gevent.pywsgi import WSGIServer
+from geventws import WebSocketServer
+
+style, pool = sys.argv[1:]
+http = WSGIServer(("127.0.0.1", 0), log=None, spawn=Pool(10) if pool == "pool" else "default")
+server = WebSocketServer(http_server=http)
+
+@server.on("request")
+def decide(request):
+    connection = request.accept()
+    if style == "event":
+        connection.on("message", connection.send)
+    else:
+        for message in connection:
+            connection.send(message)
+
+server.on("close", lambda connection, code, reason: print("closed", code, connection.closed_by, flush=True))
+gevent.signal_handler(signal.SIGTERM, http.stop)
+http.start()
+print(http.server_port, flush=True)
+http.serve_forever()
+print("done", flush=True)
+"""
+
+
+class Address:
+    def __init__(self, port):
+        self.server_port = port
+        self.address = ("127.0.0.1", port)
+
+
+@pytest.mark.parametrize("style", ["event", "loop"])
+@pytest.mark.parametrize("pool", ["pool", "no pool"])
+def test_sigterm(style, pool):
+    with start_child(CHILD, style, pool) as child:
+        try:
+            http = Address(int(child.stdout.readline()))
+            with open_client(http) as client, RawClient(http):
+                client.send(make_frame("Hello"))
+                assert client.read_frame() == (0x81, b"Hello")
+                child.send_signal(signal.SIGTERM)
+                assert client.read_frame() == (0x88, b"\x03\xe9")
+                client.send(make_frame(b"\x03\xe9", 0x88))
+                assert client.read_end() == b""
+            output, errors = child.communicate()
+            assert output == "closed 1001 local\ndone\n"
+            assert errors == ""
+            assert child.returncode == 0
+        finally:
+            if child.poll() is None:
+                child.kill()
+
+
+def test_a_listener_of_close_may_ask_the_host():
+    http = make_http()
+    server = WebSocketServer(http_server=http)
+    server.on("request", lambda request: request.accept())
+    closed = record(server, "close")
+    with running(http):
+        with open_client(http):
+            wait_until(lambda: get_host(http).connections)
+        connection = closed.get()[1]
+        assert connection not in get_host(http).connections

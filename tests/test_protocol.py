@@ -1,0 +1,816 @@
+from __future__ import annotations
+
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from geventws.errors import InvalidPayload, MessageTooBig, ProtocolError
+from geventws.frames import Opcode, WebSocketFrame, serialize_frame, serialize_message
+from geventws.protocol import HEADROOM, MAX_MESSAGE_FRAGMENTS, QUEUE_OVERHEAD, Fragment, Ping, Pong, Protocol
+
+# What a client's frames begin with in most examples: the mask bit, and a key that changes nothing.
+ZERO_KEY = b"\0\0\0\0"
+# "κόσμε", then the first two octets of a number beyond U+10FFFF.
+BEYOND_UNICODE = b"\xce\xba\xe1\xbd\xb9\xcf\x83\xce\xbc\xce\xb5\xf4\x90"
+
+# Where it becomes certain that octets are no UTF-8.
+NOT_UTF_8 = [
+    pytest.param(b"\xff", 0, id="ff"),
+    pytest.param(b"abc\x80", 3, id="continuation first"),
+    pytest.param(b"\xc0", 0, id="overlong of two"),
+    pytest.param(b"a\xc3a", 2, id="two cut short"),
+    pytest.param(b"\xe0\x9f", 1, id="overlong of three"),
+    pytest.param(b"\xe2\x82a", 2, id="three cut short"),
+    pytest.param(b"a\xed\xa0", 2, id="surrogate"),
+    pytest.param(b"\xf0\x8f", 1, id="overlong of four"),
+    pytest.param(b"\xf0\x9f\x98a", 3, id="four cut short"),
+    pytest.param(b"\xf5", 0, id="f5"),
+    pytest.param(BEYOND_UNICODE, 12, id="beyond Unicode"),
+]
+
+
+def feed(protocol, octets, step):
+    """Give octets in pieces, each in a buffer whose other octets are rubbish, before and afterwards."""
+    buffer = bytearray(HEADROOM + min(step, len(octets)) + 3)
+    for start in range(0, len(octets), step):
+        piece = octets[start : start + step]
+        buffer[:] = b"\xaa" * len(buffer)
+        buffer[HEADROOM : HEADROOM + len(piece)] = piece
+        protocol.receive(buffer, HEADROOM, HEADROOM + len(piece))
+
+
+def weigh(event):
+    payload = event if isinstance(event, (str, bytes)) else event.payload
+    return QUEUE_OVERHEAD + len(payload.encode() if isinstance(payload, str) else payload)
+
+
+def take_all(protocol):
+    """Take every event, and see that what is counted is exactly what is there."""
+    events, sizes = [], []
+    while protocol.has_events():
+        sizes.append(protocol.queued_size)
+        events.append(protocol.take())
+    assert protocol.queued_size == 0
+    weights = list(map(weigh, events))
+    assert sizes == [sum(weights[index:]) for index in range(len(weights))]
+    return events
+
+
+def receive(protocol, octets, step=sys.maxsize):
+    feed(protocol, octets, step)
+    return take_all(protocol)
+
+
+def from_client(first, payload=b""):
+    return serialize_frame(first, payload, 0x3D21FA37)
+
+
+# Every example comes whole and octet by octet.
+each_step = pytest.mark.parametrize("step", [sys.maxsize, 1], ids=["whole", "octet by octet"])
+
+
+@pytest.fixture
+def server():
+    return Protocol()
+
+
+@pytest.fixture
+def client():
+    return Protocol(is_client=True)
+
+
+@each_step
+class TestExamplesOfTheRFC:
+    """RFC 6455, 5.7."""
+
+    def test_unmasked_text(self, client, step):
+        assert receive(client, b"\x81\x05\x48\x65\x6c\x6c\x6f", step) == ["Hello"]
+
+    def test_masked_text(self, server, step):
+        assert receive(server, b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58", step) == ["Hello"]
+
+    def test_fragmented_text(self, client, step):
+        assert receive(client, b"\x01\x03\x48\x65\x6c" + b"\x80\x02\x6c\x6f", step) == ["Hello"]
+
+    def test_ping_and_pong(self, client, step):
+        client.reports_control = True
+        assert receive(client, b"\x89\x05\x48\x65\x6c\x6c\x6f", step) == [Ping(b"Hello")]
+
+    def test_masked_pong(self, server, step):
+        server.reports_control = True
+        assert receive(server, b"\x8a\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58", step) == [Pong(b"Hello")]
+
+    def test_256_octets(self, client, step):
+        assert receive(client, b"\x82\x7e\x01\x00" + bytes(range(256)), step) == [bytes(range(256))]
+
+    def test_64_kib(self, client, step):
+        payload = bytes(range(256)) * 256
+        # The octets in the middle add nothing one at a time.
+        feed(client, b"\x82\x7f\x00\x00\x00\x00\x00\x01\x00\x00", step)
+        feed(client, payload[:-20], sys.maxsize)
+        assert receive(client, payload[-20:], step) == [payload]
+
+
+@each_step
+class TestMessages:
+    @pytest.mark.parametrize(
+        ("octets", "events"),
+        [
+            pytest.param(b"\x81\x00", [""], id="empty text"),
+            pytest.param(b"\x82\x00", [b""], id="empty binary"),
+            pytest.param(b"\x82\x7d" + bytes(125), [bytes(125)], id="125 octets"),
+            pytest.param(b"\x82\x7e\x00\x7e" + bytes(126), [bytes(126)], id="126 octets"),
+            pytest.param(b"\x81\x04\xf0\x9f\x98\x80", ["\U0001f600"], id="four octets of UTF-8"),
+            pytest.param(b"\x81\x03\xef\xbf\xbe", ["\ufffe"], id="a noncharacter"),
+            pytest.param(b"\x81\x01\x00", ["\0"], id="NUL"),
+            pytest.param(b"\x82\x01\xff", [b"\xff"], id="binary is not text"),
+            pytest.param(b"\x81\x01a\x82\x01b\x81\x01c", ["a", b"b", "c"], id="three messages"),
+            pytest.param(b"\x01\x00\x80\x00", [""], id="empty fragments"),
+            pytest.param(b"\x01\x00\x00\x00\x80\x01a", ["a"], id="empty fragments and a last one"),
+            pytest.param(b"\x02\x01a\x00\x00\x00\x01b\x80\x00", [b"ab"], id="an empty last fragment"),
+            pytest.param(b"\x01\x01\xf0\x00\x02\x9f\x98\x80\x01\x80", ["\U0001f600"], id="a character in three"),
+            pytest.param(b"\x01\x01a\x89\x01p\x80\x01b\x8a\x00", ["ab"], id="control frames in between"),
+        ],
+    )
+    def test_unmasked(self, client, octets, events, step):
+        assert receive(client, octets, step) == events
+        assert client.failure is None
+
+    def test_masked(self, server, step):
+        octets = b"\x81\x84\1\2\3\4\x60\x60\x60\x60" + b"\x02\x81\x10\x20\x30\x40\x11" + b"\x80\x81\4\3\2\1\4"
+        assert receive(server, octets, step) == ["abcd", b"\1\0"]
+
+    def test_key_goes_on_behind_a_cut(self, server, step):
+        payload = bytes(range(200))
+        assert receive(server, serialize_frame(0x82, payload, 0xA1B2C3D4), step) == [payload]
+
+    def test_huge_limits_are_none(self, step):
+        protocol = Protocol(is_client=True, max_frame_size=sys.maxsize, max_message_size=sys.maxsize)
+        assert receive(protocol, b"\x02\x7f\0\0\0\0\0\1\0\0" + bytes(65536) + b"\x80\x01a", max(step, 4096)) == [
+            bytes(65536) + b"a"
+        ]
+        feed(protocol, b"\x82\x7f\x7f\xff\xff\xff\xff\xff\xff\xff", step)
+        assert protocol.failure.close_code == 1009
+
+
+class TestQueue:
+    def test_order_and_count_of_many(self, client):
+        # Enough that what was taken is cut off from the inbox now and then.
+        texts = [f"message {number} \u20ac" for number in range(5000)]
+        feed(client, b"".join(serialize_message(1, text.encode(), 0) for text in texts), sys.maxsize)
+        assert [client.take() for _ in range(3000)] == texts[:3000]
+        assert client.queued_size == sum(map(weigh, texts[3000:]))
+        assert receive(client, b"\x81\x04last") == [*texts[3000:], "last"]
+
+    def test_nothing_to_take(self, client):
+        assert not client.has_events()
+        with pytest.raises(IndexError):
+            client.take()
+
+    def test_is_next_control(self, client):
+        assert not client.is_next_control()
+        client.reports_control = True
+        feed(client, b"\x89\x00\x8a\x00\x81\x00", sys.maxsize)
+        found = []
+        while client.has_events():
+            found.append((client.is_next_control(), client.take()))
+        assert found == [(True, Ping(b"")), (True, Pong(b"")), (False, "")]
+
+    def test_discard(self, client):
+        client.reports_control = True
+        feed(client, b"\x81\x01a\x89\x00\x01\x01b", sys.maxsize)
+        client.discard()
+        assert take_all(client) == []
+        # What comes is still checked, pings are still answered, and the peer's Close still counts.
+        assert receive(client, b"\x80\x01c\x81\x01d\x89\x01p\x88\x02\x03\xe8") == []
+        assert len(client.replies) == 2
+        assert (client.is_close_received, client.close_code) == (True, 1000)
+
+    def test_violation_while_discarding(self, client):
+        client.discard()
+        feed(client, b"\x81\x01\xff", sys.maxsize)
+        assert client.failure.close_code == 1007
+
+
+@each_step
+class TestViolations:
+    """A violation is kept; the messages before it stay, nothing behind it comes in."""
+
+    @pytest.mark.parametrize(
+        "octets",
+        [
+            pytest.param(b"\xc1\x00", id="RSV1"),
+            pytest.param(b"\xa1\x00", id="RSV2"),
+            pytest.param(b"\x91\x00", id="RSV3"),
+            pytest.param(b"\xc9\x00", id="RSV1 of a ping"),
+            pytest.param(b"\x01\x00\xc0\x00", id="RSV1 of a continuation"),
+            *(pytest.param(bytes([0x80 | opcode, 0]), id=f"opcode {opcode}") for opcode in (3, 4, 5, 6, 7)),
+            *(pytest.param(bytes([0x80 | opcode, 0]), id=f"opcode {opcode}") for opcode in range(11, 16)),
+            pytest.param(b"\x08\x00", id="fragmented close"),
+            pytest.param(b"\x09\x00", id="fragmented ping"),
+            pytest.param(b"\x0a\x00", id="fragmented pong"),
+            pytest.param(b"\x89\x7e\x00\x7e" + bytes(126), id="ping of 126 octets"),
+            pytest.param(b"\x8a\x7f" + bytes(6) + b"\x01\x00", id="pong with a long length"),
+            pytest.param(b"\x88\x7e\x00\x02\x03\xe8", id="close with a long length"),
+            pytest.param(b"\x80\x00", id="continuation of nothing"),
+            pytest.param(b"\x00\x00", id="continuation of nothing, not the last"),
+            pytest.param(b"\x01\x00\x80\x00\x80\x00", id="continuation of a complete message"),
+            pytest.param(b"\x01\x01a\x81\x01b", id="a message within a message"),
+            pytest.param(b"\x02\x01a\x02\x01b", id="a first fragment within a message"),
+            pytest.param(b"\x02\x01a\x89\x00\x81\x00", id="a message within, behind a ping"),
+            pytest.param(b"\x82\x7e\x00\x7d" + bytes(125), id="125 octets in 16 bits"),
+            pytest.param(b"\x82\x7e\x00\x00", id="nothing in 16 bits"),
+            pytest.param(b"\x82\x7f" + b"\0\0\0\0\0\0\xff\xff", id="65535 octets in 64 bits"),
+            pytest.param(b"\x82\x7f" + b"\0\0\0\0\0\0\0\1", id="1 octet in 64 bits"),
+            pytest.param(b"\x82\x7f\x80\0\0\0\0\0\0\0", id="most significant bit"),
+            pytest.param(b"\x82\x7f\xff\xff\xff\xff\xff\xff\xff\xff", id="all bits"),
+            pytest.param(b"\x81\x80\0\0\0\0", id="masked by a server"),
+            pytest.param(b"\x88\x01\x03", id="close of one octet"),
+            pytest.param(b"\x88\x02\x03\xec", id="close with 1004"),
+            pytest.param(b"\x88\x02\x03\xed", id="close with 1005"),
+            pytest.param(b"\x88\x02\x03\xee", id="close with 1006"),
+            pytest.param(b"\x88\x02\x03\xf7", id="close with 1015"),
+            pytest.param(b"\x88\x02\x00\x00", id="close with 0"),
+            pytest.param(b"\x88\x02\x0b\xb7", id="close with 2999"),
+            pytest.param(b"\x88\x02\x13\x88", id="close with 5000"),
+        ],
+    )
+    def test_1002(self, client, octets, step):
+        whole = b"\x81\x06before" + octets + b"\x81\x06behind" + b"\x88\x02\x03\xe8"
+        events = receive(client, whole, step)
+        assert type(client.failure) is ProtocolError
+        assert client.failure.close_code == 1002
+        assert str(client.failure)
+        assert events == ["before"] + ([""] if octets.startswith(b"\x01\x00\x80") else [])
+        assert not client.is_close_received
+
+    def test_unmasked_by_a_client(self, server, step):
+        assert receive(server, from_client(0x81, b"a") + b"\x81\x01b" + from_client(0x81, b"c"), step) == ["a"]
+        assert type(server.failure) is ProtocolError
+        assert "not masked" in str(server.failure)
+
+    @pytest.mark.parametrize("octets", [case.values[0] for case in NOT_UTF_8], ids=[case.id for case in NOT_UTF_8])
+    def test_1007(self, client, octets, step):
+        assert receive(client, bytes([0x81, len(octets)]) + octets + b"\x81\x00", step) == []
+        assert type(client.failure) is InvalidPayload
+        assert client.failure.close_code == 1007
+
+    @pytest.mark.parametrize("octets", [b"\xc3", b"a\xe2\x82", b"\xf0\x9f\x98"])
+    def test_text_ends_within_a_character(self, client, octets, step):
+        assert receive(client, bytes([0x81, len(octets)]) + octets, step) == []
+        assert type(client.failure) is InvalidPayload
+
+    @pytest.mark.parametrize("last", [b"", b"\xc3"], ids=["empty last fragment", "last fragment"])
+    def test_fragments_end_within_a_character(self, client, last, step):
+        assert receive(client, b"\x01\x02a\xc3" + bytes([0x80, len(last)]) + last, step) == []
+        assert type(client.failure) is InvalidPayload
+
+    def test_close_reason_not_utf_8(self, client, step):
+        feed(client, b"\x88\x03\x03\xe8\xff", step)
+        assert type(client.failure) is InvalidPayload
+        assert not client.is_close_received
+
+
+class TestFailFast:
+    """8.1: text fails at the octet that makes it certain, wherever the frame's end is."""
+
+    @pytest.mark.parametrize(("octets", "index"), NOT_UTF_8)
+    @pytest.mark.parametrize("head", [b"\x81\x7d", b"\x01\x7d", b"\x81\x7e\xff\xff"], ids=["whole", "fragment", "long"])
+    def test_within_a_frame(self, client, head, octets, index):
+        feed(client, head + octets[:index], 1)
+        assert client.failure is None
+        feed(client, octets[index : index + 1], 1)
+        assert client.failure.close_code == 1007
+
+    @pytest.mark.parametrize(("octets", "index"), NOT_UTF_8)
+    def test_masked(self, server, octets, index):
+        frame = serialize_frame(0x81, octets.ljust(99), 0x3D21FA37)
+        feed(server, frame[: 6 + index], 1)
+        assert server.failure is None
+        feed(server, frame[6 + index : 7 + index], 1)
+        assert server.failure.close_code == 1007
+
+    @pytest.mark.parametrize(("octets", "index"), NOT_UTF_8)
+    def test_across_fragments(self, client, octets, index):
+        fragments = [bytes([0 if place else 1, 1, octet]) for place, octet in enumerate(octets)]
+        feed(client, b"".join(fragments[:index]), sys.maxsize)
+        assert client.failure is None
+        feed(client, fragments[index], sys.maxsize)
+        assert client.failure.close_code == 1007
+
+    @pytest.mark.parametrize(("octets", "index"), NOT_UTF_8)
+    def test_across_fragments_with_pings_between(self, client, octets, index):
+        feed(client, bytes([1, index]) + octets[:index] + b"\x89\x02\xff\xff", 1)
+        assert client.failure is None
+        feed(client, b"\x00\x01" + octets[index : index + 1], 1)
+        assert client.failure.close_code == 1007
+
+    # A header fails as soon as it can be judged: none of these frames has a payload, nor a masking key.
+    @pytest.mark.parametrize(
+        "octets",
+        [
+            pytest.param(b"\xc1\x80", id="reserved bit"),
+            pytest.param(b"\x83\x80", id="opcode"),
+            pytest.param(b"\x89\xfe", id="long ping"),
+            pytest.param(b"\x81\x05", id="not masked"),
+            pytest.param(b"\x82\xfe\x00\x7d", id="not the shortest length"),
+        ],
+    )
+    def test_header(self, server, octets):
+        feed(server, octets[:-1], 1)
+        assert server.failure is None
+        feed(server, octets[-1:], 1)
+        assert server.failure.close_code == 1002
+
+
+class TestLimits:
+    """1009, before any octet of the payload came."""
+
+    @each_step
+    def test_frame(self, step):
+        protocol = Protocol(max_frame_size=1000)
+        assert receive(protocol, from_client(0x82, bytes(1000)), step) == [bytes(1000)]
+        feed(protocol, b"\x82\xfe\x03\xe9", step)
+        assert type(protocol.failure) is MessageTooBig
+        assert (protocol.failure.close_code, str(protocol.failure)) == (1009, "a frame has more than 1000 octets")
+
+    @pytest.mark.parametrize("size", [65537, 2**31, 2**32 + 5, 2**63 - 1])
+    def test_frame_with_64_bits(self, server, size):
+        feed(server, b"\x82\xff" + size.to_bytes(8, "big"), 1)
+        assert type(server.failure) is MessageTooBig
+
+    def test_default_frame_size(self, server):
+        assert receive(server, b"\x82\xff\0\0\0\0\0\1\0\0" + ZERO_KEY + bytes(65536)) == [bytes(65536)]
+
+    def test_message_of_one_frame(self):
+        protocol = Protocol(is_client=True, max_frame_size=1000, max_message_size=10)
+        assert receive(protocol, b"\x81\x0a0123456789") == ["0123456789"]
+        feed(protocol, b"\x82\x0b", 1)
+        assert (protocol.failure.close_code, str(protocol.failure)) == (1009, "a message has more than 10 octets")
+
+    @each_step
+    def test_message_of_fragments(self, step):
+        protocol = Protocol(is_client=True, max_message_size=10)
+        assert receive(protocol, b"\x02\x05aaaaa\x00\x05bbbbb\x89\x05ppppp\x80\x00", step) == [b"aaaaabbbbb"]
+        # The count begins anew with each message.
+        assert receive(protocol, b"\x02\x05aaaaa\x00\x05bbbbb", step) == []
+        assert protocol.failure is None
+        feed(protocol, b"\x80\x01", step)
+        assert protocol.failure.close_code == 1009
+
+    @pytest.mark.parametrize("options", [{}, {"assembles": False}], ids=["assembled", "as frames"])
+    def test_fragments(self, options):
+        protocol = Protocol(is_client=True, **options)
+        message = b"\x02\x00" + b"\x00\x00" * (MAX_MESSAGE_FRAGMENTS - 2)
+        feed(protocol, message + b"\x80\x00", sys.maxsize)
+        # An empty frame may end a message that has as many as are allowed.
+        feed(protocol, message + b"\x00\x00\x80\x00", sys.maxsize)
+        feed(protocol, message + b"\x00\x00", sys.maxsize)
+        assert protocol.failure is None
+        feed(protocol, b"\x89\x00\x80\x01", sys.maxsize)
+        assert (protocol.failure.close_code, str(protocol.failure)) == (1009, "a message has more than 65536 fragments")
+
+    def test_messages_are_no_fragments(self, client):
+        feed(client, b"\x82\x00" * (MAX_MESSAGE_FRAGMENTS + 5), sys.maxsize)
+        assert client.failure is None
+        assert client.queued_size == (MAX_MESSAGE_FRAGMENTS + 5) * QUEUE_OVERHEAD
+
+
+@each_step
+class TestClose:
+    @pytest.mark.parametrize(
+        ("octets", "code", "reason"),
+        [
+            pytest.param(b"\x88\x00", 1005, "", id="empty"),
+            pytest.param(b"\x88\x02\x03\xe8", 1000, "", id="1000"),
+            pytest.param(b"\x88\x02\x03\xeb", 1003, "", id="1003"),
+            pytest.param(b"\x88\x02\x03\xef", 1007, "", id="1007"),
+            pytest.param(b"\x88\x02\x03\xf6", 1014, "", id="1014"),
+            pytest.param(b"\x88\x02\x0b\xb8", 3000, "", id="3000"),
+            pytest.param(b"\x88\x07\x13\x87\xce\xbabye", 4999, "\u03babye", id="4999 with a reason"),
+            pytest.param(b"\x88\x7d\x03\xe8" + b"r" * 123, 1000, "r" * 123, id="the longest reason"),
+        ],
+    )
+    def test_code_and_reason(self, client, octets, code, reason, step):
+        assert receive(client, b"\x81\x01a" + octets, step) == ["a"]
+        assert (client.is_close_received, client.close_code, client.close_reason) == (True, code, reason)
+        assert client.failure is None
+
+    def test_nothing_counts_behind_it(self, client, step):
+        assert receive(client, b"\x88\x00\x81\x01a\x89\x00\x88\x02\x03\xe8\xff\xff", step) == []
+        assert (client.close_code, client.replies, client.failure) == (1005, [], None)
+
+    def test_within_a_fragmented_message(self, client, step):
+        assert receive(client, b"\x01\x01a\x88\x00\x80\x01b", step) == []
+        assert client.is_close_received
+
+    def test_masked(self, server, step):
+        feed(server, from_client(0x88, b"\x03\xe9bye"), step)
+        assert (server.close_code, server.close_reason) == (1001, "bye")
+
+
+class TestOurClose:
+    def test_server(self, server):
+        assert server.sent_close_code is None
+        assert server.serialize_close(1000, "bye") == b"\x88\x05\x03\xe8bye"
+        assert server.sent_close_code == 1000
+
+    def test_without_status(self, server):
+        assert server.serialize_close(1005, "") == b"\x88\x00"
+        assert server.sent_close_code == 1005
+
+    def test_no_pong_behind_it(self, server):
+        feed(server, from_client(0x89, b"first"), sys.maxsize)
+        assert len(server.replies) == 1
+        server.serialize_close(1000, "")
+        assert server.replies == []
+        # 5.5.1: "The application MUST NOT send any more data frames"; a Pong is of no more use either.
+        assert receive(server, from_client(0x89, b"second") + from_client(0x82, b"a")) == [b"a"]
+        assert server.replies == []
+
+
+@each_step
+class TestControlFrames:
+    def test_ping_is_answered(self, server, step):
+        assert receive(server, b"\x89\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58", step) == []
+        assert server.replies == [b"\x8a\x05Hello"]
+
+    def test_answers_keep_their_order(self, server, step):
+        feed(server, from_client(0x89, b"1") + from_client(0x89) + from_client(0x89, b"x" * 125), step)
+        assert server.replies == [b"\x8a\x011", b"\x8a\x00", b"\x8a\x7d" + b"x" * 125]
+
+    def test_client_masks_its_answer(self, client, step):
+        feed(client, b"\x89\x05Hello", step)
+        [pong] = client.replies
+        assert pong[:2] == b"\x8a\x85"
+        assert receive(Protocol(assembles=False), pong) == [WebSocketFrame(Opcode.PONG, b"Hello")]
+
+    def test_auto_pong_off(self, server, step):
+        server.auto_pong = False
+        server.reports_control = True
+        assert receive(server, from_client(0x89, b"p"), step) == [Ping(b"p")]
+        assert server.replies == []
+
+    def test_not_reported_unless_asked_for(self, server, step):
+        assert receive(server, from_client(0x89, b"p") + from_client(0x8A, b"q"), step) == []
+
+    def test_latest_pong(self, server, step):
+        assert server.latest_pong is None
+        feed(server, from_client(0x8A, b"1") + from_client(0x8A, b"2"), step)
+        assert server.latest_pong == b"2"
+
+    def test_only_the_latest_answer_while_output_is_blocked(self, server, step):
+        feed(server, from_client(0x89, b"1") + from_client(0x89, b"2"), step)
+        server.is_output_blocked = True
+        feed(server, from_client(0x89, b"3") + from_client(0x89, b"4"), step)
+        assert server.replies == [b"\x8a\x014"]
+        server.is_output_blocked = False
+        feed(server, from_client(0x89, b"5"), step)
+        assert server.replies == [b"\x8a\x014", b"\x8a\x015"]
+
+    def test_between_fragments_in_wire_order(self, server, step):
+        server.reports_control = True
+        octets = (
+            from_client(0x01, b"Hel")
+            + from_client(0x89, b"ping")
+            + from_client(0x00, b"l")
+            + from_client(0x8A)
+            + from_client(0x80, b"o")
+            + from_client(0x89)
+        )
+        assert receive(server, octets, step) == [Ping(b"ping"), Pong(b""), "Hello", Ping(b"")]
+
+
+@each_step
+class TestFrames:
+    """With ``assembles=False`` every frame is an event, a message of one frame a message too."""
+
+    def make(self, **options):
+        return Protocol(is_client=True, assembles=False, **options)
+
+    def test_every_frame(self, step):
+        protocol = self.make()
+        octets = b"\x81\x01a\x01\x02b\xc3\x89\x01p\x00\x00\x80\x01\xa9\x82\x01d\x8a\x00\x88\x02\x03\xe8"
+        assert receive(protocol, octets, step) == [
+            WebSocketFrame(Opcode.TEXT, b"a"),
+            "a",
+            WebSocketFrame(Opcode.TEXT, b"b\xc3", fin=False),
+            WebSocketFrame(Opcode.PING, b"p"),
+            WebSocketFrame(Opcode.CONTINUATION, b"", fin=False),
+            WebSocketFrame(Opcode.CONTINUATION, b"\xa9"),
+            WebSocketFrame(Opcode.BINARY, b"d"),
+            b"d",
+            WebSocketFrame(Opcode.PONG, b""),
+            WebSocketFrame(Opcode.CLOSE, b"\x03\xe8"),
+        ]
+        assert protocol.is_close_received
+        assert len(protocol.replies) == 1
+
+    def test_reported_control_frames_come_twice(self, step):
+        protocol = self.make()
+        protocol.reports_control = True
+        assert receive(protocol, b"\x89\x01p", step) == [WebSocketFrame(Opcode.PING, b"p"), Ping(b"p")]
+
+    def test_order_is_checked(self, step):
+        protocol = self.make()
+        assert receive(protocol, b"\x01\x01a\x81\x01b", step) == [WebSocketFrame(Opcode.TEXT, b"a", fin=False)]
+        assert protocol.failure.close_code == 1002
+
+    def test_text_is_checked_across_frames(self, step):
+        protocol = self.make()
+        feed(protocol, b"\x01\x01\xe2\x00\x01\x82", step)
+        assert protocol.failure is None
+        feed(protocol, b"\x80\x01a", step)
+        assert protocol.failure.close_code == 1007
+
+    def test_limit_holds_across_frames(self, step):
+        protocol = self.make(max_message_size=4)
+        feed(protocol, b"\x02\x02ab\x80\x02cd\x02\x02ab\x80\x03", step)
+        assert protocol.failure.close_code == 1009
+
+    def test_discard(self, step):
+        protocol = self.make()
+        protocol.discard()
+        assert receive(protocol, b"\x81\x01a\x01\x01b\x80\x01c\x89\x00", step) == []
+
+
+class TestStream:
+    @each_step
+    def test_pieces_of_the_next_message_only(self, client, step):
+        client.stream()
+        octets = b"\x01\x03Hel\x89\x00\x00\x00\x80\x02lo" + b"\x81\x04next" + b"\x01\x01a\x80\x01b"
+        assert receive(client, octets, step) == [
+            Fragment("Hel", False),
+            Fragment("", False),
+            Fragment("lo", True),
+            "next",
+            "ab",
+        ]
+
+    @each_step
+    def test_message_of_one_frame(self, client, step):
+        client.stream()
+        assert receive(client, b"\x82\x05Hello\x82\x01a", step) == [Fragment(b"Hello", True), b"a"]
+
+    @each_step
+    def test_a_character_is_in_one_piece(self, client, step):
+        client.stream()
+        octets = b"\x01\x02a\xe2\x00\x01\x82\x00\x02\xacb\x80\x00"
+        assert receive(client, octets, step) == [
+            Fragment("a", False),
+            Fragment("", False),
+            Fragment("\u20acb", False),
+            Fragment("", True),
+        ]
+
+    @each_step
+    def test_text_is_checked(self, client, step):
+        client.stream()
+        assert receive(client, b"\x01\x02a\xe2\x80\x01a", step) == [Fragment("a", False)]
+        assert client.failure.close_code == 1007
+
+    @each_step
+    def test_message_in_progress(self, client, step):
+        feed(client, b"\x02\x01a\x00\x01b\x00\x02c", step)
+        client.stream()
+        assert receive(client, b"d\x80\x01e", step) == [Fragment(b"abcd", False), Fragment(b"e", True)]
+
+    @each_step
+    def test_limit_is_that_of_the_message(self, step):
+        protocol = Protocol(is_client=True, max_message_size=4)
+        protocol.stream()
+        assert receive(protocol, b"\x02\x02ab\x00\x02cd\x80\x01e", step) == [
+            Fragment(b"ab", False),
+            Fragment(b"cd", False),
+        ]
+        assert protocol.failure.close_code == 1009
+
+    @each_step
+    def test_skip_the_rest(self, client, step):
+        client.reports_control = True
+        client.stream()
+        assert receive(client, b"\x01\x01a", step) == [Fragment("a", False)]
+        client.skip_stream()
+        assert receive(client, b"\x00\x02b\xe2\x89\x01p\x80\x02\x82\xac\x81\x04next", step) == [Ping(b"p"), "next"]
+
+    @each_step
+    def test_what_is_skipped_is_checked(self, client, step):
+        client.stream()
+        feed(client, b"\x01\x01a", step)
+        client.skip_stream()
+        feed(client, b"\x80\x01\xff", step)
+        assert client.failure.close_code == 1007
+
+    @each_step
+    def test_skip_within_the_only_frame(self, client, step):
+        client.stream()
+        feed(client, b"\x82\x03", step)
+        client.skip_stream()
+        assert receive(client, b"abc\x82\x01d", step) == [b"d"]
+
+    def test_skip_drops_the_queued_pieces_alone(self, client):
+        client.reports_control = True
+        client.stream()
+        feed(client, b"\x89\x01x\x02\x01a\x89\x01p\x00\x03bcd\x8a\x01q", sys.maxsize)
+        assert client.take() == Ping(b"x")
+        client.skip_stream()
+        assert client.queued_size == 2 * (QUEUE_OVERHEAD + 1)
+        assert receive(client, b"\x80\x01e\x82\x01f") == [Ping(b"p"), Pong(b"q"), b"f"]
+
+    def test_skip_a_message_that_is_complete(self, client):
+        client.stream()
+        feed(client, b"\x02\x01a\x80\x01b\x82\x04next\x02\x01c", sys.maxsize)
+        client.skip_stream()
+        assert receive(client, b"\x80\x01d") == [b"next", b"cd"]
+
+    def test_skip_before_the_message_begins(self, client):
+        client.stream()
+        client.skip_stream()
+        assert receive(client, b"\x02\x01a\x80\x01b") == [b"ab"]
+
+    @each_step
+    def test_stream_the_message_behind_a_skipped_one(self, client, step):
+        client.stream()
+        assert receive(client, b"\x02\x01a", step) == [Fragment(b"a", False)]
+        client.skip_stream()
+        client.stream()
+        octets = b"\x00\x01b\x80\x01c" + b"\x02\x01d\x80\x01e" + b"\x82\x01f"
+        assert receive(client, octets, step) == [Fragment(b"d", False), Fragment(b"e", True), b"f"]
+
+    @each_step
+    def test_skip_twice(self, client, step):
+        client.stream()
+        assert receive(client, b"\x02\x01a", step) == [Fragment(b"a", False)]
+        client.skip_stream()
+        client.stream()
+        client.skip_stream()
+        assert receive(client, b"\x80\x01b\x02\x01c\x80\x01d", step) == [b"cd"]
+
+
+class TestSerialize:
+    def test_server(self, server):
+        assert server.serialize(Opcode.TEXT, b"Hello") == b"\x81\x05Hello"
+        assert server.serialize(Opcode.BINARY, bytes(126)) == b"\x82\x7e\x00\x7e" + bytes(126)
+
+    @pytest.mark.parametrize("size", [3, 200])
+    def test_server_fragments(self, size):
+        protocol = Protocol(fragmentation_threshold=150)
+        octets = protocol.serialize(Opcode.BINARY, bytes(size))
+        assert octets == (
+            b"\x82\x03" + bytes(3) if size == 3 else b"\x02\x7e\0\x96" + bytes(150) + b"\x80\x32" + bytes(50)
+        )
+
+    def test_no_fragments(self):
+        protocol = Protocol(fragmentation_threshold=0)
+        assert protocol.serialize(Opcode.BINARY, bytes(65536)) == b"\x82\x7f\0\0\0\0\0\1\0\0" + bytes(65536)
+
+    def test_small_threshold(self):
+        protocol = Protocol(fragmentation_threshold=3)
+        assert protocol.serialize(Opcode.TEXT, b"Hello") == b"\x01\x03Hel\x80\x02lo"
+
+    @pytest.mark.parametrize(("threshold", "sizes"), [(0, [5]), (5, [5]), (2, [2, 2, 1])])
+    def test_client_masks_each_frame(self, threshold, sizes):
+        protocol = Protocol(is_client=True, fragmentation_threshold=threshold)
+        octets = protocol.serialize(Opcode.TEXT, b"Hello")
+        frames = receive(Protocol(assembles=False), octets)
+        assert [len(frame.payload) for frame in frames if isinstance(frame, WebSocketFrame)] == sizes
+        assert len(octets) == 5 + 6 * len(sizes)
+        assert receive(Protocol(), octets) == ["Hello"]
+
+    def test_client_keys_differ(self, client):
+        # Two of four octets are equal once in 2**32 runs, three never in practice.
+        assert len({client.serialize(Opcode.TEXT, b"") for _ in range(3)}) > 1
+
+    def test_client_sends_an_empty_message(self, client):
+        octets = client.serialize(Opcode.BINARY, b"")
+        assert (octets[:2], len(octets)) == (b"\x82\x80", 6)
+
+    def test_frame(self, server, client):
+        assert server.serialize_frame(0x00, b"piece") == b"\x00\x05piece"
+        assert receive(server, client.serialize_frame(0x82, b"piece")) == [b"piece"]
+
+    def test_client_close(self, server, client):
+        feed(server, client.serialize_close(1001, "bye"), sys.maxsize)
+        assert (server.close_code, server.close_reason, client.sent_close_code) == (1001, "bye", 1001)
+
+
+def test_receive_octets(server):
+    frame = from_client(0x81, b"Hello")
+    server.receive_octets(b"")
+    server.receive_octets(frame[:3])
+    server.receive_octets(frame[3:8])
+    server.receive_octets(frame[8:])
+    assert take_all(server) == ["Hello"]
+
+
+class TestTwoEndpoints:
+    """Two protocols, each the other's peer."""
+
+    @each_step
+    @pytest.mark.parametrize("threshold", [0, 7, 16384])
+    def test_talk_and_close(self, step, threshold):
+        client = Protocol(is_client=True, fragmentation_threshold=threshold)
+        server = Protocol(fragmentation_threshold=threshold)
+        for message in ("", "\u03ba\u1f79\u03c3\u03bc\u03b5", "x" * 300):
+            assert receive(server, client.serialize(Opcode.TEXT, message.encode()), step) == [message]
+            assert receive(client, server.serialize(Opcode.BINARY, message.encode()), step) == [message.encode()]
+        feed(server, client.serialize_frame(0x89, b"are you there"), step)
+        feed(client, b"".join(server.replies), step)
+        assert client.latest_pong == b"are you there"
+        feed(server, client.serialize_close(4000, "enough"), step)
+        feed(client, server.serialize_close(server.close_code, ""), step)
+        assert (client.close_code, server.close_code, server.close_reason) == (4000, 4000, "enough")
+        assert client.failure is server.failure is None
+
+
+pings = st.none() | st.binary(max_size=125)
+
+
+@st.composite
+def conversations(draw):
+    """Return frames as first octet and payload, and the events that they are."""
+    frames, events = [], []
+    for _ in range(draw(st.integers(0, 4))):
+        text = draw(st.none() | st.text(max_size=30))
+        payload = draw(st.binary(max_size=200)) if text is None else text.encode()
+        cuts = sorted(draw(st.lists(st.integers(0, len(payload)), max_size=3)))
+        pieces = [payload[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(payload)], strict=True)]
+        for index, piece in enumerate(pieces):
+            ping = draw(pings)
+            if ping is not None:
+                frames.append((0x89, ping))
+                events.append(Ping(ping))
+            opcode = 0 if index else 2 if text is None else 1
+            frames.append((opcode | (0x80 if index == len(pieces) - 1 else 0), piece))
+        events.append(payload if text is None else text)
+    return frames, events
+
+
+class TestAnySplit:
+    @given(
+        conversations(), st.booleans(), st.lists(st.integers(1, 60), min_size=1, max_size=6), st.integers(0, 2**32 - 1)
+    )
+    @settings(max_examples=100)
+    def test_same_events(self, conversation, is_client, steps, key):
+        frames, events = conversation
+        octets = b"".join(serialize_frame(first, payload, None if is_client else key) for first, payload in frames)
+        protocol = Protocol(is_client=is_client)
+        protocol.reports_control = True
+        at = 0
+        while at < len(octets):
+            step = steps[at % len(steps)]
+            feed(protocol, octets[at : at + step], sys.maxsize)
+            at += step
+        assert protocol.failure is None
+        assert take_all(protocol) == events
+        assert len(protocol.replies) == sum(isinstance(event, Ping) for event in events)
+
+    @given(conversations(), st.integers(1, 50))
+    @settings(max_examples=50)
+    def test_same_frames(self, conversation, step):
+        frames, _ = conversation
+        protocol = Protocol(is_client=True, assembles=False)
+        found = receive(protocol, b"".join(serialize_frame(*frame) for frame in frames), step)
+        found = [(frame.first_octet, frame.payload) for frame in found if isinstance(frame, WebSocketFrame)]
+        assert found == frames
+
+    @given(conversations(), st.integers(1, 50))
+    @settings(max_examples=50)
+    def test_same_text_when_streamed(self, conversation, step):
+        frames, events = conversation
+        client = Protocol(is_client=True)
+        found = []
+        for frame in frames:
+            if frame[0] & 3:
+                client.stream()
+            found += receive(client, serialize_frame(*frame), step)
+        messages = [event for event in events if not isinstance(event, Ping)]
+        assert [piece.fin for piece in found].count(True) == len(messages)
+        for message in messages:
+            end = [piece.fin for piece in found].index(True) + 1
+            pieces, found = found[:end], found[end:]
+            assert type(message)().join(piece.payload for piece in pieces) == message
+
+    @given(st.binary(min_size=1, max_size=12), st.integers(1, 12), st.integers(1, 12))
+    @settings(max_examples=200)
+    def test_text_or_not(self, payload, threshold, step):
+        try:
+            events = [payload.decode()]
+        except UnicodeDecodeError:
+            events = []
+        client = Protocol(is_client=True)
+        assert receive(client, serialize_message(1, payload, threshold), step) == events
+        assert (client.failure is None) is bool(events)
+
+    @given(st.binary(max_size=40), st.booleans())
+    @settings(max_examples=200)
+    def test_rubbish_never_raises(self, octets, is_client):
+        whole, slow = Protocol(is_client=is_client), Protocol(is_client=is_client)
+        for protocol in (whole, slow):
+            protocol.reports_control = True
+        assert receive(whole, octets) == receive(slow, octets, 1)
+        for name in ("close_code", "close_reason", "is_close_received", "latest_pong", "sent_close_code"):
+            assert getattr(whole, name) == getattr(slow, name)
+        assert getattr(whole.failure, "close_code", None) == getattr(slow.failure, "close_code", None)
