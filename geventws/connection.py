@@ -579,6 +579,8 @@ class WebSocketConnection(Endpoint):
 
     def _skip_stream(self) -> None:
         self._protocol.skip_stream()
+        if self._read_watcher is not None and not self._is_reading:
+            self._resume_reading()
 
     def _begin_receiving(self) -> None:
         if self._is_receiving:

@@ -14,6 +14,7 @@ cdef class Dispatcher:
     cdef readonly bint passes_events
     cdef object _ready
     cdef object _parked
+    cdef object _again
     cdef bint _is_scheduled
     cpdef add(self, object connection)
     cdef object _schedule(self)

@@ -59,6 +59,7 @@ class Dispatcher:
 
     __slots__ = (
         "__weakref__",
+        "_again",
         "_is_scheduled",
         "_parked",
         "_ready",
@@ -78,6 +79,7 @@ class Dispatcher:
         self._ready: deque[Any] = deque()
         self._parked: greenlet | None = None
         self._is_scheduled = False
+        self._again: Any = self.loop.timer(0.0)
 
     def add(self, connection: Any) -> None:
         """Put a connection that is not there yet at the end of the ready list."""
@@ -91,7 +93,6 @@ class Dispatcher:
 
     def _pass_baton(self) -> None:
         """Switch to a dispatcher greenlet; comes back when it parks, ends or blocks."""
-        self._is_scheduled = False
         runner = self._parked
         self._parked = None
         if runner is None or runner.dead:
@@ -99,8 +100,11 @@ class Dispatcher:
         try:
             runner.switch()
         finally:
-            if self._ready:
-                self._schedule()
+            self._is_scheduled = bool(self._ready)
+            if self._is_scheduled:
+                # By a timer, not by `run_callback`: gevent runs up to fifty callbacks before it polls again,
+                # and what has arrived meanwhile would wait for so many rounds.
+                self._again.start(self._pass_baton, update=False)
 
     def _run(self) -> None:
         while True:

@@ -64,9 +64,9 @@ class Endpoint(Transport):
         "_is_started",
         "_last_received",
         "_latency",
-        "_ping_sent_at",
         "_owner",
         "_ping_payload",
+        "_ping_sent_at",
         "_ping_time",
         "_protocol",
         "_receive_mark",
@@ -512,7 +512,8 @@ class Endpoint(Transport):
         if self._is_held() or self._protocol.is_close_received or self._protocol.failure is not None:
             # We do not read: the peer's silence is ours. A ping all the same, for it breaks where the peer is gone.
             self._ping_time = 0.0
-            if self._is_held() and not self._has_output() and now - self._ping_sent_at >= self._config.keepalive_interval:
+            is_due = now - self._ping_sent_at >= self._config.keepalive_interval
+            if is_due and self._is_held() and not self._has_output():
                 self._send_ping(b"")
                 self._ping_payload = None
             return

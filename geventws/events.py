@@ -6,12 +6,14 @@ adds or removes others while the event is emitted does not disturb the round.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["Emitter"]
+
+_Listener = TypeVar("_Listener", bound="Callable[..., object]")
 
 
 class _Once:
@@ -34,7 +36,9 @@ class Emitter:
     def __init__(self) -> None:
         self._listeners: dict[str, tuple[Any, ...]] | None = None
 
-    def on(self, name: str, listener: Any = None) -> Any:
+    def on(
+        self, name: str, listener: Callable[..., object] | None = None
+    ) -> Callable[[_Listener], _Listener]:
         """Call ``listener`` at each ``name`` event; without a listener, be a decorator.
 
         Returns:
@@ -44,11 +48,13 @@ class Emitter:
             ValueError: There is no event of that name here.
             TypeError: The listener cannot be called.
         """
-        return self._add(name, listener, False)
+        return self._add(name, listener, False)  # type: ignore[no-any-return]
 
-    def once(self, name: str, listener: Any = None) -> Any:
+    def once(
+        self, name: str, listener: Callable[..., object] | None = None
+    ) -> Callable[[_Listener], _Listener]:
         """Do as `on`, for the next ``name`` event only."""
-        return self._add(name, listener, True)
+        return self._add(name, listener, True)  # type: ignore[no-any-return]
 
     def off(self, name: str, listener: Callable[..., object]) -> None:
         """Take away a listener that `on` or `once` added; one that is not there is no error.

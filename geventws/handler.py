@@ -8,18 +8,20 @@ greenlet may then end without closing it.
 
 from __future__ import annotations
 
+import logging
 import time
 from _socket import IPPROTO_TCP, MSG_PEEK, SO_KEEPALIVE, SOL_SOCKET, TCP_NODELAY
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
 
 from gevent import Timeout, get_hub
-from gevent.core import READ
+from gevent.core import READ  # type: ignore[import-not-found]
 from gevent.pywsgi import Input, WSGIHandler
 from greenlet import GreenletExit
 
 from geventws import sockets
 from geventws.config import ServerConfig
+from geventws.errors import HandshakeError, SubprotocolError
 from geventws.handshake import is_upgrade
 from geventws.host import Mount, get_host
 from geventws.request import ENVIRON_KEY, WebSocketRequest
@@ -31,10 +33,32 @@ if TYPE_CHECKING:
 
 __all__ = ["WebSocketHandler"]
 
+logger = logging.getLogger("geventws")
+
 _HEADER_TIMEOUT_ANSWER = (
     b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Type: text/plain\r\nContent-Length: 16\r\n\r\n"
     b"Request Timeout\n"
 )
+
+
+class _FirstOctet:
+    """Stand in for ``rfile`` while it reads the request line, and tell when there is a first octet."""
+
+    __slots__ = ("_note", "_rfile")
+
+    def __init__(self, rfile: Any, note: Callable[[], None]) -> None:
+        self._rfile = rfile
+        self._note = note
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._rfile, name)
+
+    def readline(self, size: int = -1) -> bytes:
+        """Do as the file."""
+        if self._rfile.peek(1):
+            self._note()
+        line: bytes = self._rfile.readline(size)
+        return line
 
 
 class WebSocketHandler(WSGIHandler):
@@ -46,6 +70,14 @@ class WebSocketHandler(WSGIHandler):
 
     #: The options for views; None where only mounted servers take upgrade requests.
     config: ClassVar[ServerConfig | None] = ServerConfig()
+
+    # What pywsgi sets before any method here is called; its stubs say that it may be None, or hide it.
+    command: str
+    environ: dict[str, Any]
+    path: str
+    request_version: str
+    rfile: Any
+    socket: Any
 
     _deadline: Timeout | None = None
     _has_octet = False
@@ -74,17 +106,24 @@ class WebSocketHandler(WSGIHandler):
     def read_requestline(self) -> str:
         """Start the deadline: with the connection for its first request, else with the first octet."""
         deadline = self._deadline
-        if deadline is not None:
-            self._has_octet = False
-            if self._is_first_request:
-                self._is_first_request = False
-                deadline.start()
-                self._has_octet = bool(self.rfile.peek(1))
-            else:
-                self._has_octet = bool(self.rfile.peek(1))
-                deadline.start()
-        line: str = super().read_requestline()
-        return line
+        if deadline is None:
+            return super().read_requestline()
+        self._has_octet = False
+        if self._is_first_request:
+            self._is_first_request = False
+            deadline.start()
+        rfile = self.rfile
+        # Within `super`, so that a time-out that a user's handler class sets for idle connections holds as ever.
+        self.rfile = _FirstOctet(rfile, self._note_first_octet)
+        try:
+            return super().read_requestline()
+        finally:
+            self.rfile = rfile
+
+    def _note_first_octet(self) -> None:
+        self._has_octet = True
+        if self._deadline is not None and not self._deadline.pending:
+            self._deadline.start()
 
     def read_request(self, raw_requestline: str) -> Any:
         """Read the head; with its end the deadline is met."""
@@ -132,6 +171,10 @@ class WebSocketHandler(WSGIHandler):
         try:
             super().run_application()
         except BaseException as error:
+            if self._is_answered and isinstance(error, (HandshakeError, SubprotocolError)):
+                # The client was told; it can cause this at will, so it is worth one line.
+                logger.error("a view raised for %r: %s", request, error)
+                return
             if request.connection is None:
                 raise
             self._has_failed = True
@@ -183,6 +226,10 @@ class WebSocketHandler(WSGIHandler):
             return True
 
     _tls_ended = False
+
+    def holds_octets(self) -> bool:
+        """Tell whether ``rfile`` has octets, or can have them without waiting."""
+        return bool(self._peek())
 
     def _peek(self) -> bytes:
         """Return what ``rfile`` can give without waiting; afterwards `_tls_ended` tells of an end under TLS."""

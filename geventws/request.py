@@ -51,7 +51,7 @@ class ResourceURL(NamedTuple):
     """
 
     path: str
-    query: MultiDict
+    query: MultiDict[str, str]
 
 
 class WebSocketRequest(Emitter):
@@ -340,8 +340,6 @@ class WebSocketRequest(Emitter):
 
     def wait(self) -> None:
         """Block until the request is resolved or the client is gone; the handler is needed no longer then."""
-        if self.resolved:
-            return
         self._done = Event()
         self._watcher = self._handler.watch_client(self._look_at_client)
         try:
@@ -357,12 +355,10 @@ class WebSocketRequest(Emitter):
 
     def _look_at_client(self) -> None:
         """See in the hub whether the client has gone; octets that it sent stay for the parser."""
-        try:
-            gone = self._handler.is_client_gone()
-        except Exception:
-            logger.exception("looking at the client of %r failed", self)
-            gone = False
-        self._stop_watching()
+        # What is buffered hides an end behind it, which shows after the 101; other news may be none (libuv).
+        gone = self._handler.is_client_gone()
+        if gone or self._handler.holds_octets():
+            self._stop_watching()
         if gone:
             self.is_client_gone = True
             self._finish()

@@ -12,7 +12,7 @@ from greenlet import GreenletExit
 
 from geventws.config import ServerConfig, check_http_servers, make_config
 from geventws.connection import WebSocketConnection, check_message
-from geventws.dispatch import get_dispatcher
+from geventws.dispatch import get_dispatcher, get_thread_id
 from geventws.errors import ConfigurationError, HandshakeError, InvalidState, SubprotocolError
 from geventws.events import Emitter
 from geventws.frames import check_close, serialize_message
@@ -40,7 +40,7 @@ class _View(Set[_Item], Generic[_Item]):
 
     __slots__ = ("_items",)
 
-    def __init__(self, items: dict[_Item, None]) -> None:
+    def __init__(self, items: Mapping[_Item, object]) -> None:
         self._items = items
 
     def __contains__(self, item: object) -> bool:
@@ -121,7 +121,8 @@ class WebSocketServer(Emitter):
         super().__init__()
         self._config: ServerConfig | None = None
         self._placements: list[_Placement] = []
-        self._connections: dict[WebSocketConnection, None] = {}
+        # With the thread that each belongs to.
+        self._connections: dict[WebSocketConnection, int] = {}
         self._pending: dict[WebSocketRequest, None] = {}
         if config is not None or options:
             self.mount(config, **options)
@@ -223,7 +224,10 @@ class WebSocketServer(Emitter):
             gevent.sleep(spread / len(connections))
 
     def broadcast(
-        self, message: str | bytes | bytearray | memoryview, *, exclude: Iterable[WebSocketConnection] = ()
+        self,
+        message: str | bytes | bytearray | memoryview,
+        *,
+        exclude: Iterable[WebSocketConnection] | WebSocketConnection = (),
     ) -> int:
         """Send a message to all connections, serialised once (seed: broadcast, broadcastUTF, broadcastBytes).
 
@@ -231,7 +235,7 @@ class WebSocketServer(Emitter):
 
         Args:
             message: Sent as text or binary by its type.
-            exclude: Connections that do not get it.
+            exclude: Connections that do not get it, or one.
 
         Returns:
             The number of connections that it was queued for.
@@ -242,7 +246,11 @@ class WebSocketServer(Emitter):
         """
         opcode, payload = check_message(message)
         config = self._config
+        # A connection iterates over its messages: taken for a collection, it would wait for one.
         excluded = {exclude} if isinstance(exclude, WebSocketConnection) else set(exclude)
+        thread_id = get_thread_id()
+        if any(owner != thread_id for owner in tuple(self._connections.values())):
+            raise InvalidState("broadcast was called in another thread than the connections': use send_threadsafe")
         octets = None
         count = 0
         for connection in tuple(self._connections):
@@ -253,8 +261,6 @@ class WebSocketServer(Emitter):
                 octets = serialize_message(opcode, payload, threshold)
             try:
                 connection._send_queued(octets)
-            except InvalidState:
-                raise
             except Exception:
                 logger.exception("broadcasting to %r failed", connection)
             else:
@@ -346,7 +352,7 @@ class WebSocketServer(Emitter):
             request.connection._end_loop()
 
     def _connection_opened(self, connection: WebSocketConnection) -> None:
-        self._connections[connection] = None
+        self._connections[connection] = get_thread_id()
         try:
             self._emit("connect", connection)
         except BaseException as error:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import signal
+import struct
 import sys
 from pathlib import Path
 
@@ -165,6 +166,11 @@ class RawClient:
 
     def shut_write(self):
         self.sock.shutdown(socket.SHUT_WR)
+
+    def reset(self):
+        """End the connection by a reset."""
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close()
 
     def close(self):
         self.sock.close()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from gevent import socket, ssl
-from gevent.subprocess import PIPE, Popen
+from gevent.subprocess import PIPE, Popen, TimeoutExpired
 
 import geventws
 from geventws import ClientConfig, ConnectionClosed, ServerConfig, connect
@@ -42,8 +42,12 @@ class Command:
 
     def __exit__(self, *exception):
         if self.child.poll() is None:
+            self.child.terminate()
+        try:
+            self.child.wait(5)
+        except TimeoutExpired:
             self.child.kill()
-        self.child.wait()
+            self.child.wait()
         for file in (self.child.stdin, self.child.stdout, self.child.stderr):
             if file is not None:
                 file.close()

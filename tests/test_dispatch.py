@@ -135,10 +135,10 @@ def test_system_error_reaches_the_main_greenlet_and_the_others_their_turn(dispat
 
 
 def test_one_that_is_killed(dispatcher, capfd):
-    gate = Event()
-    blocked, other = Job(gate.wait), Job()
+    gate, started = Event(), Event()
+    blocked, other = Job(lambda: (started.set(), gate.wait())), Job()
     add(dispatcher, blocked)
-    gevent.sleep(0)
+    started.wait()
     gevent.kill(blocked.greenlet)
     blocked.done.wait()
     add(dispatcher, other)

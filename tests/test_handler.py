@@ -413,6 +413,25 @@ def test_a_view_that_is_killed(is_stopping):
             assert client.read_end() == b""
 
 
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        pytest.param("Sec-WebSocket-Version: 8", 426, id="handshake"),
+        pytest.param("Sec-WebSocket-Protocol: other", 500, id="subprotocol"),
+    ],
+)
+def test_what_a_peer_can_make_a_view_raise_is_one_line(line, expected, caplog, capfd):
+    def view(environ, start_response):
+        get_request(environ).accept("chat")
+
+    with running(make_view(view)) as http, RawClient(http) as client:
+        client.send(make_upgrade("/", line))
+        assert client.read_answer()[0] == expected
+        assert client.read_end() == b""
+    assert len(caplog.records) == 1
+    assert "Traceback" not in caplog.text + capfd.readouterr().err
+
+
 def test_a_broken_handshake_in_a_view():
     def view(environ, start_response):
         get_request(environ).accept()

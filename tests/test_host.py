@@ -74,7 +74,7 @@ def test_stop_in_the_hub_does_not_wait():
     def stop():
         try:
             http.stop()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001
             errors.append(error)
 
     with running(http), open_client(http) as client:

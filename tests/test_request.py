@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import socket
+
 import gevent
 import pytest
 import webob
 import webob.exc
 from gevent.event import Event
 
-from geventws import CookieError, InvalidState, SubprotocolError
+from geventws import CookieError, InvalidState, SubprotocolError, WebSocketHandler
 from tests.support import (
     KEY,
     RawClient,
@@ -131,10 +133,14 @@ def test_http_is_a_webob_request():
 @pytest.mark.parametrize(
     ("options", "line", "address", "addresses"),
     [
-        pytest.param({}, "203.0.113.7, 10.1.2.3", "203.0.113.7", ["203.0.113.7", "10.1.2.3", "127.0.0.1"], id="proxies"),
+        pytest.param(
+            {}, "203.0.113.7, 10.1.2.3", "203.0.113.7", ["203.0.113.7", "10.1.2.3", "127.0.0.1"], id="proxies"
+        ),
         pytest.param({}, "[2001:db8::1]:443", "2001:db8::1", ["2001:db8::1", "127.0.0.1"], id="brackets and port"),
         pytest.param({"trusted_proxies": []}, "203.0.113.7", "127.0.0.1", ["127.0.0.1"], id="nobody is trusted"),
-        pytest.param({"trusted_proxies": None}, "1.1.1.1, 8.8.8.8", "1.1.1.1", ["1.1.1.1", "8.8.8.8", "127.0.0.1"], id="all"),
+        pytest.param(
+            {"trusted_proxies": None}, "1.1.1.1, 8.8.8.8", "1.1.1.1", ["1.1.1.1", "8.8.8.8", "127.0.0.1"], id="all"
+        ),
         pytest.param({"ignore_x_forwarded_for": True}, "203.0.113.7", "127.0.0.1", ["127.0.0.1"], id="ignored"),
     ],
 )
@@ -365,7 +371,7 @@ class TestClientGone:
 
             @server.on("connect")
             def connected(connection):
-                with pytest.raises(Exception, match="broke|closed"):
+                with pytest.raises(Exception, match=r"broke|closed"):
                     connection.send("greeting")
 
             with RawClient(http) as client:
@@ -389,6 +395,40 @@ class TestClientGone:
                 assert client.read_head().startswith(b"HTTP/1.1 101 ")
                 assert closed.get()[2] == 1006
 
+    @pytest.mark.parametrize("how", ["accept", "reject", "response"])
+    @pytest.mark.parametrize("tls", [pytest.param(False, id="plain"), pytest.param(True, id="TLS")])
+    def test_a_loss_that_shows_only_when_something_is_written(self, tls, how):
+        class Blind(WebSocketHandler):
+            def is_client_gone(self):
+                return False
+
+        http = make_http(handler_class=Blind, **({"ssl_context": make_tls_context()} if tls else {}))
+        with serve(http=http, accept_timeout=None) as (_, server):
+            requests = record(server, "request")
+            closed = record(server, "close")
+            with RawClient(http, tls=tls) as client:
+                client.send(make_upgrade())
+                request = requests.get()[1]
+                client.reset()
+            wait_until(lambda: is_reset(request))
+            if how == "accept":
+                connection = request.accept()
+                assert closed.get() == ("close", connection, 1006, "")
+            else:
+                request.reject(403 if how == "reject" else webob.exc.HTTPForbidden())
+            assert request.is_client_gone
+            wait_until(lambda: not server.pending_requests)
+
+    def test_a_reset_while_pending(self):
+        with serve() as (http, server):
+            requests = record(server, "request")
+            with RawClient(http) as client:
+                client.send(make_upgrade())
+                request = requests.get()[1]
+                client.reset()
+            wait_until(lambda: not server.pending_requests)
+            assert request.is_client_gone
+
     def test_it_is_rejected(self):
         with serve() as (http, server):
             requests = record(server, "request")
@@ -407,10 +447,15 @@ class TestClientGone:
                 client.send(make_upgrade())
                 request = requests.get()[1]
                 client.send(make_frame("early"))
-                gevent.sleep(0.01)
+                wait_until(lambda: request._watcher is None)
                 client.send(make_frame("bird"))
                 connection = request.accept()
                 assert (connection.receive(), connection.receive()) == ("early", "bird")
+
+
+def is_reset(request):
+    """Look at the TCP state in ``tcp_info``: 7 is CLOSE."""
+    return request._handler.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) == b"\x07"
 
 
 @pytest.fixture
@@ -428,12 +473,24 @@ def tls_http():
         pytest.param({"status": 404}, 404, {}, b"Not Found\n", id="status"),
         pytest.param({"status": 499}, 499, {}, b"Unknown\n", id="status without a name"),
         pytest.param({"reason": "no"}, 403, {"x-websocket-reject-reason": "no"}, b"no\n", id="reason"),
-        pytest.param({"reason": "n\u00f6 \u20ac"}, 403, {"x-websocket-reject-reason": "n\u00f6 ?"}, b"n\xc3\xb6 \xe2\x82\xac\n", id="text"),
+        pytest.param(
+            {"reason": "n\u00f6 \u20ac"},
+            403,
+            {"x-websocket-reject-reason": "n\u00f6 ?"},
+            b"n\xc3\xb6 \xe2\x82\xac\n",
+            id="text",
+        ),
         pytest.param({"headers": [("X-A", "1")]}, 403, {"x-a": "1"}, b"Forbidden\n", id="headers"),
         pytest.param({"headers": {"X-A": "1"}}, 403, {"x-a": "1"}, b"Forbidden\n", id="mapping"),
-        pytest.param({"body": "\u00e4"}, 403, {"content-type": "text/plain; charset=utf-8"}, b"\xc3\xa4", id="str body"),
-        pytest.param({"body": b"\x00", "headers": {"Content-Type": "x/y"}}, 403, {"content-type": "x/y"}, b"\0", id="body"),
-        pytest.param({"status": 302, "headers": {"Location": "/x"}}, 302, {"location": "/x"}, b"Found\n", id="redirect"),
+        pytest.param(
+            {"body": "\u00e4"}, 403, {"content-type": "text/plain; charset=utf-8"}, b"\xc3\xa4", id="str body"
+        ),
+        pytest.param(
+            {"body": b"\x00", "headers": {"Content-Type": "x/y"}}, 403, {"content-type": "x/y"}, b"\0", id="body"
+        ),
+        pytest.param(
+            {"status": 302, "headers": {"Location": "/x"}}, 302, {"location": "/x"}, b"Found\n", id="redirect"
+        ),
         pytest.param({"status": 204, "body": "x"}, 204, {}, b"", id="no content"),
         pytest.param({"status": webob.exc.HTTPForbidden("sorry")}, 403, {}, None, id="WebOb error"),
         pytest.param({"status": webob.Response("body", 401)}, 401, {}, b"body", id="WebOb response"),

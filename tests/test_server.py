@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import weakref
+from types import MappingProxyType
 
 import gevent
 import pytest
@@ -591,6 +592,35 @@ class TestHeaderTimeout:
             client.send(b"G")
             self.check_408(http, client)
 
+    def test_a_handler_class_with_an_idle_time_out_of_its_own(self):
+        class Impatient(WSGIHandler):
+            def read_requestline(self):
+                assert not self.rfile.closed
+                self.socket.settimeout(0.05)
+                try:
+                    return super().read_requestline()
+                finally:
+                    self.socket.settimeout(None)
+
+        http = make_http(app, handler_class=Impatient)
+        with serve(http=http), RawClient(http) as client:
+            client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert client.read_answer()[0] == 200
+            assert client.read_end() == b""
+            assert not http.error_log
+
+    def test_another_time_out_passes(self, capfd):
+        class Impatient(WSGIHandler):
+            def read_requestline(self):
+                with gevent.Timeout(0.05):
+                    return super().read_requestline()
+
+        http = make_http(app, handler_class=Impatient)
+        with serve(http=http), RawClient(http) as client:
+            assert client.read_end() == b""
+            assert not http.error_log
+        assert "Timeout: 0.05 seconds" in capfd.readouterr().err
+
     def test_none_is_stock(self):
         with serve(app, header_timeout=None) as (http, _), RawClient(http) as client:
             client.send(b"GET / HTTP/1.1\r\n")
@@ -607,6 +637,146 @@ class TestHeaderTimeout:
         with serve(impatient) as (http, _):
             assert ask(http, b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")[0] == 500
         assert "Timeout" in capfd.readouterr().err
+
+
+# Options of the connection, end to end
+
+
+def check_close(client, code):
+    """Read frames up to a Close, and check its code."""
+    first, payload = client.read_frame()
+    assert (first, int.from_bytes(payload[:2], "big")) == (0x88, code)
+
+
+@pytest.mark.parametrize(
+    ("options", "octets", "code"),
+    [
+        pytest.param({"max_received_frame_size": 5}, b"\x81\x86", 1009, id="frame size"),
+        pytest.param({"max_received_message_size": 5}, b"\x81\x86", 1009, id="message size, one frame"),
+        pytest.param({"max_received_message_size": 5}, make_frame("abc", 0x01) + b"\x80\x83", 1009, id="fragments"),
+        pytest.param({}, b"\x82\xff\x00\x00\x00\x00\x00\x01\x00\x01", 1009, id="default frame size"),
+    ],
+)
+def test_what_is_too_big(options, octets, code):
+    with serve(**options) as (http, server):
+        server.on("request", echo)
+        with open_client(http) as client:
+            client.send(octets + bytes(4))
+            check_close(client, code)
+            assert client.read_end() == b""
+
+
+@pytest.mark.parametrize(
+    ("options", "octets"),
+    [
+        pytest.param({"fragmentation_threshold": 2}, b"\x01\x02ab\x00\x02cd\x80\x01e", id="threshold"),
+        pytest.param({"fragmentation_threshold": 2, "fragment_outgoing_messages": False}, b"\x81\x05abcde", id="off"),
+        pytest.param({}, b"\x81\x05abcde", id="default"),
+    ],
+)
+def test_fragmenting(options, octets):
+    with serve(**options) as (http, server):
+        server.on("request", echo)
+        with open_client(http) as client:
+            client.send(make_frame("abcde"))
+            assert client.read(len(octets)) == octets
+
+
+def test_frames_that_are_not_assembled():
+    with serve(assemble_fragments=False) as (http, server):
+        frames = []
+
+        @server.on("request")
+        def decide(request):
+            request.accept().on("frame", lambda frame: frames.append((frame.opcode, bytes(frame.payload), frame.fin)))
+
+        with open_client(http) as client:
+            client.send(make_frame("a", 0x01) + make_frame("b", 0x80))
+            wait_until(lambda: len(frames) == 2)
+        assert frames == [(1, b"a", False), (0, b"b", True)]
+
+
+class TestKeepalive:
+    QUICK = MappingProxyType({"keepalive_interval": 0.05, "keepalive_grace_period": 0.05})
+
+    def test_a_silent_peer_is_dropped(self):
+        with serve(**self.QUICK) as (http, server):
+            server.on("request", accept)
+            closed = record(server, "close")
+            with open_client(http) as client:
+                assert client.read(2) == b"\x89\x00"
+                assert closed.get()[2] == 1006
+
+    def test_a_pong_keeps_it(self):
+        with serve(**self.QUICK) as (http, server):
+            server.on("request", accept)
+            with open_client(http) as client:
+                for _ in range(4):
+                    assert client.read(2) == b"\x89\x00"
+                    client.send(b"\x8a\x80\x00\x00\x00\x00")
+                assert len(server.connections) == 1
+
+    def test_nobody_is_dropped_where_that_is_off(self):
+        with serve(**self.QUICK, drop_connection_on_keepalive_timeout=False) as (http, server):
+            server.on("request", accept)
+            with open_client(http) as client:
+                assert client.read(8) == b"\x89\x00" * 4
+                assert len(server.connections) == 1
+
+    @pytest.mark.parametrize("options", [{"keepalive": False}, {"use_native_keepalive": True}], ids=["off", "native"])
+    def test_no_pings(self, options):
+        with serve(**self.QUICK, **options) as (http, server):
+            server.on("request", accept)
+            with open_client(http) as client, gevent.Timeout(0.15, False):
+                pytest.fail(f"the server sent {client.read(1)!r}")
+
+
+def test_close_timeout():
+    with serve(close_timeout=0.05) as (http, server):
+        server.on("request", accept)
+        closed = record(server, "close")
+        with open_client(http) as client:
+            wait_until(lambda: server.connections)
+            server.close_all_connections()
+            check_close(client, 1000)
+            assert closed.get()[2] == 1006
+            assert client.read_end() == b""
+
+
+def test_send_high_water_mark_and_send_timeout():
+    with serve(send_high_water_mark=50000, send_timeout=0.05) as (http, server):
+        sent = []
+
+        @server.on("request")
+        def decide(request):
+            connection = request.accept()
+            while True:
+                connection.send(bytes(50000))
+                sent.append(connection.buffered_amount)
+
+        closed = record(server, "close")
+        with open_client(http):
+            # The sender waits at the mark; the client never reads.
+            assert closed.get()[2] == 1006
+        assert max(sent) <= 50000
+
+
+def test_receive_high_water_mark():
+    with serve(receive_high_water_mark=10000) as (http, server):
+        server.on("request", accept)
+        with open_client(http) as client:
+            (connection,) = wait_for_connections(server, 1)
+            sending = gevent.spawn(lambda: [client.send(make_frame(bytes(60000), 0x82)) for _ in range(500)])
+            with gevent.Timeout(0.2, False):
+                sending.join()
+            assert not sending.ready(), "nobody takes the messages, and 30 MB were read"
+            sending.kill()
+            assert connection.receive() == bytes(60000)
+
+
+def wait_for_connections(server, count):
+    wait_until(lambda: len(server.connections) == count)
+    return tuple(server.connections)
 
 
 # Events
@@ -789,6 +959,20 @@ class TestListenersThatRaise:
                 assert client.read_end() == b""
                 assert closed.get()[2] == 1011
 
+    @pytest.mark.parametrize("name", ["upgrade_error", "request"])
+    def test_a_killed_listener_ends_the_connection_of_http(self, name):
+        with serve(app) as (http, server), RawClient(http) as client:
+            server.on("request", accept)
+
+            @server.on(name)
+            def listener(thing):
+                raise gevent.GreenletExit
+
+            client.send(make_upgrade(method="POST" if name == "upgrade_error" else "GET"))
+            client.read_end()
+        open_count = len(http.log)
+        assert open_count == 1
+
     def test_a_killed_request_listener_answers_500(self):
         with serve() as (http, server):
 
@@ -885,6 +1069,16 @@ class TestBroadcast:
                 assert closed.get()[2] == 1013
                 assert server.broadcast("x") == 1
                 assert reader.read_frame() == (0x81, b"x")
+
+    def test_another_thread(self):
+        with serve() as (http, server):
+            server.on("request", accept)
+            with open_client(http) as client:
+                wait_for_connections(server, 1)
+                with pytest.raises(InvalidState, match="thread"):
+                    gevent.get_hub().threadpool.apply(server.broadcast, ("x",))
+                server.broadcast("y")
+                assert client.read_frame() == (0x81, b"y")
 
     def test_another_type(self):
         with pytest.raises(TypeError, match="int"):

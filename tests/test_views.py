@@ -147,7 +147,7 @@ urlpatterns = [
     path("accept", django_view),
     path("raises", django_raises),
     path("refuses", django_refuses),
-    path("page", lambda request: HttpResponse("a page")),
+    path("page", lambda request: HttpResponse("a page", headers={"Content-Length": "6"})),
 ]
 
 
@@ -158,7 +158,9 @@ def make_django():
     return DjangoApplication()
 
 
-@pytest.fixture(params=[make_flask, make_bottle, make_pyramid, make_django], ids=["flask", "bottle", "pyramid", "django"])
+@pytest.fixture(
+    params=[make_flask, make_bottle, make_pyramid, make_django], ids=["flask", "bottle", "pyramid", "django"]
+)
 def make_app(request):
     return request.param
 
@@ -176,9 +178,9 @@ def test_a_view_talks(make_app, name):
         assert client.read_end() == b""
         assert len(http.log) == 1
         assert f'"GET {name} HTTP/1.1" 101 ' in http.log[0]
-        with RawClient(http) as client:
-            client.send(GET)
-            assert client.read_answer()[::2] == (200, b"a page")
+        with RawClient(http) as second:
+            second.send(GET)
+            assert second.read_answer()[::2] == (200, b"a page")
 
 
 def test_a_view_that_returns_closes(make_app):
