@@ -28,7 +28,7 @@ from geventws.handshake import (
     parse_response,
     serialize_request,
 )
-from geventws.sockets import detach, set_keepalive_idle
+from geventws.sockets import detach, set_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -156,7 +156,7 @@ class _Opening:
         """Connect, and start the connection."""
         sock: Any = socket.create_connection((self._url.host, self._url.port), timeout=None)
         try:
-            _set_options(sock, config)
+            set_options(sock, no_delay=config.disable_nagle_algorithm, keepalive_idle=config.native_keepalive_idle)
             if self._context is not None:
                 # The handshake in a call of its own: when a constructor is interrupted, nobody has the socket.
                 sock = self._context.wrap_socket(
@@ -278,14 +278,6 @@ def _add_field(fields: list[tuple[str, str]], name: str, value: str) -> list[tup
     if any(given.lower() == name.lower() for given, _ in fields):
         raise ValueError(f"{name} is given twice: among the headers, and by the URL or the cookies")
     return [*fields, (name, value)]
-
-
-def _set_options(sock: Any, config: ClientConfig) -> None:
-    if config.disable_nagle_algorithm:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    if config.keepalive and config.use_native_keepalive:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        set_keepalive_idle(sock, config.keepalive_interval)
 
 
 def _read_response(sock: Any) -> tuple[Response, bytes]:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple, TypeVar
 
+from gevent import ssl
 from gevent.pywsgi import WSGIServer
 
 from geventws.errors import ConfigurationError
@@ -333,6 +334,11 @@ class ConnectionConfig:
                 stacklevel=_count_own_frames(),
             )
 
+    @property
+    def native_keepalive_idle(self) -> float | None:
+        """Return the seconds of silence after which TCP itself probes the peer, None where it does not."""
+        return self.keepalive_interval if self.keepalive and self.use_native_keepalive else None
+
     def _check_together(self) -> None:
         """Refuse options that contradict each other."""
 
@@ -493,7 +499,19 @@ def check_http_servers(value: object) -> tuple[WSGIServer, ...]:
         )
     if len({id(server) for server in servers}) < len(servers):
         raise ConfigurationError(f"http_server must hold each WSGIServer once, not {value!r}")
+    for server in servers:
+        _check_tls(server)
     return servers
+
+
+def _check_tls(server: WSGIServer) -> None:
+    """Refuse a TLS context that would stop the whole process at its first connection."""
+    context = getattr(getattr(server, "wrap_socket", None), "__self__", None)
+    if context is not None and not isinstance(context, ssl.SSLContext):
+        raise ConfigurationError(
+            "http_server has an ssl_context that does not cooperate with gevent: it must be a gevent.ssl.SSLContext, "
+            "or the process be monkey-patched (gevent.ssl.create_default_context makes none without that)"
+        )
 
 
 @functools.lru_cache(maxsize=64)

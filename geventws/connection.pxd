@@ -4,6 +4,9 @@ from geventws.endpoint cimport Endpoint
 from geventws.protocol cimport Protocol
 from geventws.sockets cimport monotonic
 
+cdef int TURN_COUNT
+cdef double TURN_TIME
+
 @cython.final
 cdef class WebSocketConnection(Endpoint):
     cdef object __weakref__

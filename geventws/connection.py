@@ -12,12 +12,12 @@ import logging
 import sys
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from gevent import Timeout, get_hub
+from gevent import Timeout
 from gevent.event import Event
 from greenlet import GreenletExit, getcurrent, greenlet
 
 from geventws.dispatch import get_dispatcher, get_thread_id
-from geventws.endpoint import CLOSED, CLOSING, OPEN, Endpoint
+from geventws.endpoint import Endpoint
 from geventws.errors import ConnectionClosed, InvalidState, ProtocolError
 from geventws.frames import (
     MAX_CONTROL_PAYLOAD_SIZE,
@@ -150,20 +150,21 @@ class WebSocketConnection(Endpoint):
 
     def __repr__(self) -> str:
         """Name the state, the peer and the path."""
-        state = ("OPEN", "CLOSING", "CLOSED")[self._state]
-        return f"<WebSocketConnection {state} {self.remote_address or 'unix'} {self.request_path}>"
+        return f"<WebSocketConnection {self.state} {self.remote_address or 'unix'} {self.request_path}>"
 
     # What is known of it
 
     @property
     def state(self) -> str:
         """``"OPEN"``, ``"CLOSING"`` or ``"CLOSED"``."""
-        return ("OPEN", "CLOSING", "CLOSED")[self._state]
+        if self._is_open:
+            return "OPEN"
+        return "CLOSED" if self._is_closed else "CLOSING"
 
     @property
     def connected(self) -> bool:
         """Whether the state is OPEN."""
-        return self._state == OPEN
+        return bool(self._is_open)
 
     @property
     def close_code(self) -> int | None:
@@ -231,7 +232,7 @@ class WebSocketConnection(Endpoint):
             ConnectionClosed: The connection is closing or closed, or became so while this waited.
             InvalidState: Called in the hub itself, or in another thread.
         """
-        if self._state != OPEN or self._is_foreign() or getcurrent() is self._dispatcher.hub:
+        if not self._is_open or self._is_foreign() or getcurrent() is self._dispatcher.hub:
             self._refuse_to_send()
         if type(message) is str:
             self._send_message(_TEXT, message.encode())
@@ -259,14 +260,15 @@ class WebSocketConnection(Endpoint):
         Raises:
             TypeError: ``message`` is not bytes-like.
         """
-        if isinstance(message, str):
+        if isinstance(message, str):  # type: ignore[unreachable]
             raise TypeError("send_bytes takes bytes, not str")
         self.send(message)
 
     def send_nowait(self, message: str | bytes | bytearray | memoryview) -> None:
         """Send a message without ever waiting; hub callbacks may call it.
 
-        A peer that has not taken ``send_high_water_mark`` octets is a slow consumer: the connection is failed with 1013.
+        A peer that has not taken ``send_high_water_mark`` octets is a slow consumer: the connection is failed with
+        1013, and the message is lost.
 
         Raises:
             TypeError: ``message`` is neither str nor bytes-like.
@@ -275,14 +277,12 @@ class WebSocketConnection(Endpoint):
         """
         if self._is_foreign():
             raise InvalidState("send_nowait was called in another thread than the connection's: use send_threadsafe")
-        if self._state != OPEN:
+        if not self._is_open:
             raise self._make_closed_error()
         opcode, payload = check_message(message)
         self._send_queued(self._protocol.serialize(opcode, payload))
 
-    def send_threadsafe(
-        self, message: str | bytes | bytearray | memoryview
-    ) -> concurrent.futures.Future[None]:
+    def send_threadsafe(self, message: str | bytes | bytearray | memoryview) -> concurrent.futures.Future[None]:
         """Send a message from any thread; does not block.
 
         Returns:
@@ -307,7 +307,7 @@ class WebSocketConnection(Endpoint):
             InvalidState: A continuation without a beginning, or a message within a fragmented one.
             ConnectionClosed: As `send`.
         """
-        if self._state != OPEN or getcurrent() is self._dispatcher.hub or self._is_foreign():
+        if not self._is_open or getcurrent() is self._dispatcher.hub or self._is_foreign():
             self._refuse_to_send()
         _check_frame(frame)
         if frame.opcode == Opcode.CLOSE:
@@ -345,7 +345,7 @@ class WebSocketConnection(Endpoint):
             ValueError: There is no piece.
             ConnectionClosed: As `send`. An exception of the iterable ends the connection with 1011 and goes on.
         """
-        if self._state != OPEN or self._is_foreign() or getcurrent() is self._dispatcher.hub:
+        if not self._is_open or self._is_foreign() or getcurrent() is self._dispatcher.hub:
             self._refuse_to_send()
         if self._is_sending_fragments:
             self._wait_for_turn()
@@ -356,13 +356,13 @@ class WebSocketConnection(Endpoint):
                 kind, payload = check_message(piece)
                 if opcode and kind != opcode:
                     raise TypeError("the pieces of one message must be all str or all bytes")
-                if self._state != OPEN:
+                if not self._is_open:
                     raise self._make_closed_error()
                 first = 0 if opcode else kind
                 opcode = kind
                 self._send_fragment(self._protocol.serialize_frame(first, payload), False)
         except BaseException:
-            if opcode and self._state == OPEN:
+            if opcode and self._is_open:
                 # Half a message cannot be taken back.
                 self._fail(CloseCode.INTERNAL_ERROR.value, "", "we failed it: a fragmented message broke off")
             self._end_fragments()
@@ -370,7 +370,7 @@ class WebSocketConnection(Endpoint):
         if not opcode:
             self._end_fragments()
             raise ValueError("send_fragments needs at least one piece")
-        if self._state != OPEN:
+        if not self._is_open:
             raise self._make_closed_error()
         self._send_fragment(self._protocol.serialize_frame(0x80, b""), True)
 
@@ -396,14 +396,15 @@ class WebSocketConnection(Endpoint):
         self._write_control(self._protocol.serialize_frame(0x8A, payload))
 
     def _check_control(self, name: str, payload: bytes) -> bytes:
-        if isinstance(payload, str):
+        if isinstance(payload, str):  # type: ignore[unreachable]
+            # bytes(str) would raise, too, but speak of encodings.
             raise TypeError(f"the payload of a {name} must be bytes-like, not str")
         payload = bytes(payload)
         if len(payload) > MAX_CONTROL_PAYLOAD_SIZE:
             raise ValueError(f"the payload of a {name} has {len(payload)} octets; at most 125 may be sent (5.5)")
         if self._is_foreign():
             raise InvalidState(f"{name} was called in another thread than the connection's")
-        if self._state != OPEN:
+        if not self._is_open:
             raise self._make_closed_error()
         return payload
 
@@ -413,7 +414,7 @@ class WebSocketConnection(Endpoint):
     def _refuse_to_send(self) -> None:
         if self._is_foreign():
             raise InvalidState("send was called in another thread than the connection's: use send_threadsafe")
-        if self._state != OPEN:
+        if not self._is_open:
             raise self._make_closed_error()
         raise InvalidState("send was called in the hub, where it could not wait: use send_nowait")
 
@@ -454,7 +455,7 @@ class WebSocketConnection(Endpoint):
         if not future.set_running_or_notify_cancel():
             return
         try:
-            if self._state != OPEN:
+            if not self._is_open:
                 raise self._make_closed_error()
             self._send_queued(self._protocol.serialize(opcode, payload))
         except Exception as error:  # noqa: BLE001
@@ -467,7 +468,7 @@ class WebSocketConnection(Endpoint):
         self._is_sending_fragments = False
         deferred = self._deferred
         self._deferred = None
-        if deferred is not None and self._state == OPEN:
+        if deferred is not None and self._is_open:
             for octets in deferred:
                 self._write(octets)
         self._release_senders()
@@ -476,21 +477,21 @@ class WebSocketConnection(Endpoint):
         """Wait until what was kept has gone out; it keeps its place also when the caller gives up waiting."""
         while self._deferred is deferred:
             self._wait_for_senders()
-            if self._state != OPEN:
+            if not self._is_open:
                 raise self._make_closed_error()
 
     def _wait_for_turn(self) -> None:
         """Wait until nobody is in the middle of a fragmented message."""
         while self._is_sending_fragments:
             self._wait_for_senders()
-            if self._state != OPEN:
+            if not self._is_open:
                 raise self._make_closed_error()
 
     def _wait_for_drain(self) -> None:
         """Wait until the output is at half the high-water mark, or nothing more may be sent."""
         while self._is_full:
             self._wait_for_senders()
-            if self._state != OPEN:
+            if not self._is_open:
                 raise self._make_closed_error()
 
     def _wait_for_senders(self) -> None:
@@ -506,7 +507,7 @@ class WebSocketConnection(Endpoint):
 
     def _wake_senders(self) -> None:
         self._release_senders()
-        if self._state == OPEN and self._get_listeners("drain"):
+        if self._is_open and self._get_listeners("drain"):
             self._is_drain_due = True
             self._make_ready()
 
@@ -528,7 +529,7 @@ class WebSocketConnection(Endpoint):
             while True:
                 event = self._next_event(timeout)
                 if type(event) is str or type(event) is bytes:
-                    return event  # type: ignore[no-any-return]
+                    return event
                 self._emit_event(event)
         finally:
             self._is_receiving = False
@@ -599,7 +600,7 @@ class WebSocketConnection(Endpoint):
         deadline = None
         while (
             not protocol.has_events()
-            or (self._is_paused and self._state == OPEN)
+            or (self._is_paused and self._is_open)
             or (protocol.reports_control and self._is_control_next())
         ):
             if protocol.has_events():
@@ -607,7 +608,7 @@ class WebSocketConnection(Endpoint):
             else:
                 if protocol.failure is not None or protocol.is_close_received:
                     self._settle()
-                if self._state == CLOSED:
+                if self._is_closed:
                     raise self._make_closed_error()
             self._flush()
             if timeout is None:
@@ -696,11 +697,11 @@ class WebSocketConnection(Endpoint):
     def _has_work(self) -> bool:
         if self._is_close_emitted or not self._is_started:
             return False
-        return self._state == CLOSED or self._is_drain_due or self._has_deliverable()
+        return self._is_closed or self._is_drain_due or self._has_deliverable()
 
     def _has_deliverable(self) -> bool:
         """Tell whether the oldest event has somebody to go to."""
-        if not self._protocol.has_events() or (self._is_paused and self._state == OPEN):
+        if not self._protocol.has_events() or (self._is_paused and self._is_open):
             return False
         # A frame listener gets nothing where fragments are assembled: the messages wait for one of theirs.
         if self._message_listeners or (self._frame_listeners and not self._config.assemble_fragments):
@@ -748,7 +749,7 @@ class WebSocketConnection(Endpoint):
         if not self._has_deliverable():
             if (protocol.failure is not None or protocol.is_close_received) and not protocol.has_events():
                 self._settle()
-            if self._state == CLOSED and not self._is_close_emitted:
+            if self._is_closed and not self._is_close_emitted:
                 self._emit_close()
 
     def _emit_message(self, message: object) -> None:
@@ -806,7 +807,7 @@ class WebSocketConnection(Endpoint):
     def _on_listener_raised(self) -> None:
         """End the connection whose listener raised: 1011 (7.4.1)."""
         kind, error, traceback = sys.exc_info()
-        if isinstance(error, ConnectionClosed) and (self._state != OPEN or self._broken is not None):
+        if isinstance(error, ConnectionClosed) and (not self._is_open or self._broken is not None):
             # It was told of its own connection's end, which is no fault.
             return
         if isinstance(error, GreenletExit):
@@ -858,7 +859,7 @@ class WebSocketConnection(Endpoint):
             ValueError: The code may not be sent (7.4), or the reason has over 123 octets.
         """
         check_close(code, reason)
-        if self._state == OPEN:
+        if self._is_open:
             self._start_closing(int(code), reason)
 
     def drop(self, code: int = 1002, reason: str = "", skip_close_frame: bool = False) -> None:
@@ -877,7 +878,7 @@ class WebSocketConnection(Endpoint):
             ValueError: The code may not be sent (7.4), or the reason has over 123 octets.
         """
         check_close(1000 if skip_close_frame and isinstance(code, int) else code, reason)
-        if self._state == CLOSED:
+        if self._is_closed:
             return
         self._deferred = None
         self._drop(code, reason, skip_close_frame, "local", f"we dropped it with {code}")
@@ -904,7 +905,7 @@ class WebSocketConnection(Endpoint):
         Returns:
             Whether the connection is closed.
         """
-        return bool(self._make_closed_event().wait(timeout)) or self._state == CLOSED
+        return bool(self._make_closed_event().wait(timeout)) or self._is_closed
 
 
 def check_message(message: object) -> tuple[int, bytes]:
@@ -940,9 +941,9 @@ def _iterate_fragments(connection: WebSocketConnection, timeout: float | None) -
     fin = False
     try:
         while not fin:
-            piece, fin = connection._next_piece(timeout)  # noqa: SLF001
+            piece, fin = connection._next_piece(timeout)
             if piece:
                 yield piece
     finally:
         if not fin:
-            connection._skip_stream()  # noqa: SLF001
+            connection._skip_stream()

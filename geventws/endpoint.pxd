@@ -4,6 +4,9 @@ from geventws.protocol cimport Protocol
 from geventws.sockets cimport Stream, monotonic
 from geventws.transport cimport Transport
 
+cdef Py_ssize_t _START
+cdef double NEVER
+
 cdef class Endpoint(Transport):
     cdef object _config
     cdef object _context
@@ -25,7 +28,8 @@ cdef class Endpoint(Transport):
     cdef double _ping_sent_at
     cdef double _ping_time
     cdef Py_ssize_t _receive_mark
-    cdef int _state
+    cdef bint _is_open
+    cdef bint _is_closed
     cdef bint _is_client
     cdef bint _is_lingering
     cdef bint _is_paused

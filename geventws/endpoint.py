@@ -30,14 +30,12 @@ if TYPE_CHECKING:
     from geventws.dispatch import Dispatcher
     from geventws.sockets import Stream
 
-__all__ = ["CLOSED", "CLOSING", "OPEN", "Endpoint"]
+__all__ = ["Endpoint"]
 
 logger = logging.getLogger("geventws")
 
-OPEN = 0
-CLOSING = 1
-CLOSED = 2
-
+# A C number in the compiled package, where a module's global is an object.
+_START = HEADROOM
 #: A deadline that never comes.
 NEVER = float("inf")
 
@@ -59,7 +57,9 @@ class Endpoint(Transport):
         "_context",
         "_error",
         "_is_client",
+        "_is_closed",
         "_is_lingering",
+        "_is_open",
         "_is_paused",
         "_is_started",
         "_last_received",
@@ -70,7 +70,6 @@ class Endpoint(Transport):
         "_ping_time",
         "_protocol",
         "_receive_mark",
-        "_state",
         "_timer",
         "_timer_deadline",
         "_waiting_pong",
@@ -94,7 +93,9 @@ class Endpoint(Transport):
             self._protocol.receive_octets(early)
         self._context = contextvars.copy_context()
         self._is_started = False
-        self._state = OPEN
+        # CLOSING is what is neither.
+        self._is_open = True
+        self._is_closed = False
         self._owner: Any = None
         self._close_code: int | None = None
         self._close_reason = ""
@@ -120,7 +121,7 @@ class Endpoint(Transport):
         if self._is_started:
             return
         self._is_started = True
-        if self._state != CLOSED:
+        if not self._is_closed:
             self._update_reading()
             self._set_deadline(self._next_deadline(monotonic()))
             # TLS may hold decrypted octets already, and early ones may be whole messages.
@@ -163,7 +164,7 @@ class Endpoint(Transport):
     def _take(self, size: int) -> None:
         self._last_received = monotonic()
         if not self._is_lingering:
-            self._protocol.receive(self._dispatcher.buffer, HEADROOM, HEADROOM + size)
+            self._protocol.receive(self._dispatcher.buffer, _START, _START + size)
 
     def _after_receive(self) -> None:
         """Act on what was parsed; wakes the application last, and trusts nothing after that."""
@@ -222,12 +223,12 @@ class Endpoint(Transport):
         if self._stream.fd < 0:
             return
         self._on_readable(-1)
-        if self._stream.fd >= 0 and self._state != CLOSED and not self._protocol.is_close_received:
+        if self._stream.fd >= 0 and not self._is_closed and not self._protocol.is_close_received:
             self._on_end_of_stream()
 
     def _is_held(self) -> bool:
         """Tell whether reading is paused, by the application or by the high-water mark."""
-        if self._state != OPEN:
+        if not self._is_open:
             return False
         return self._is_paused or self._protocol.queued_size > self._receive_mark
 
@@ -251,7 +252,7 @@ class Endpoint(Transport):
 
     def _start_closing(self, code: int, reason: str) -> None:
         """Begin the closing handshake (7.1.2)."""
-        self._state = CLOSING
+        self._is_open = False
         self._closed_by = "local"
         self._close_cause = f"we closed with {code}"
         self._protocol.discard()
@@ -267,7 +268,7 @@ class Endpoint(Transport):
 
     def _settle(self) -> None:
         """Act on what ended reading, once the messages before it are delivered."""
-        if self._state == CLOSED:
+        if self._is_closed:
             return
         protocol = self._protocol
         if protocol.failure is not None:
@@ -280,7 +281,7 @@ class Endpoint(Transport):
         """Answer the peer's Close with its code, or take it as the answer to ours (7.1.5)."""
         protocol = self._protocol
         if protocol.sent_close_code is None:
-            self._state = CLOSING
+            self._is_open = False
             self._closed_by = "peer"
             self._close_cause = f"the peer closed with {protocol.close_code}"
             self._send_close(protocol.close_code, "")
@@ -308,7 +309,7 @@ class Endpoint(Transport):
 
     def _fail(self, code: int, reason: str, cause: str) -> None:
         """Fail the connection (7.1.7): our Close behind what is queued, then nothing is taken any more."""
-        if self._state == CLOSED:
+        if self._is_closed:
             return
         self._protocol.discard()
         if self._broken is None and self._protocol.sent_close_code is None:
@@ -343,9 +344,10 @@ class Endpoint(Transport):
 
     def _end(self, code: int, reason: str, by: str, cause: str) -> None:
         """Reach CLOSED, once; whoever waits is told."""
-        if self._state == CLOSED:
+        if self._is_closed:
             return
-        self._state = CLOSED
+        self._is_open = False
+        self._is_closed = True
         self._close_code = code
         self._close_reason = reason
         self._closed_by = by
@@ -414,7 +416,7 @@ class Endpoint(Transport):
             self._hang_up()
 
     def _make_closed_error(self) -> ConnectionClosed:
-        if self._state == CLOSED:
+        if self._is_closed:
             return ConnectionClosed(self._close_code, self._close_reason, self._close_cause)
         return ConnectionClosed(None, "", "the connection is closing: " + self._close_cause)
 
@@ -437,7 +439,7 @@ class Endpoint(Transport):
             self._set_deadline(self._next_deadline(monotonic()))
         if self._is_lingering:
             self._stream.shut_write()
-        elif self._state == CLOSING:
+        elif not self._is_open and not self._is_closed:
             if protocol.is_close_received:
                 self._finish_closing()
             elif self._close_deadline == NEVER:
@@ -478,14 +480,14 @@ class Endpoint(Transport):
             stuck = now - self._last_progress
             if stuck >= self._config.send_timeout:
                 self._lose(f"the peer took no octet for {stuck:.3f} s", None)
-        if self._state == OPEN and self._config.keepalive and not self._config.use_native_keepalive:
+        if self._is_open and self._config.keepalive and not self._config.use_native_keepalive:
             self._check_keepalive(now)
 
     def _on_close_deadline(self) -> None:
         self._close_deadline = NEVER
         if self._is_lingering:
             self._hang_up()
-        elif self._state == OPEN:
+        elif self._is_open:
             # The application did not take the messages before the peer's Close, or before the violation, in time.
             self._settle()
         elif self._protocol.is_close_received:
@@ -498,7 +500,7 @@ class Endpoint(Transport):
         when = self._close_deadline
         if self._wire is not None and self._config.send_timeout is not None:
             when = min(when, self._last_progress + self._config.send_timeout)
-        if self._state == OPEN and self._config.keepalive and not self._config.use_native_keepalive:
+        if self._is_open and self._config.keepalive and not self._config.use_native_keepalive:
             if self._ping_time == NEVER:
                 return when
             if self._ping_time and self._last_received < self._ping_time:
@@ -539,7 +541,7 @@ class Endpoint(Transport):
         """Drop a silent peer, unless something came that our own hub had no time to read."""
         before = self._last_received
         self._on_readable()
-        if self._last_received > before or self._state != OPEN or self._is_held():
+        if self._last_received > before or not self._is_open or self._is_held():
             return
         silent = monotonic() - self._last_received
         grace = self._config.keepalive_grace_period
@@ -562,7 +564,7 @@ class Endpoint(Transport):
     def _make_closed_event(self) -> Any:
         if self._closed_event is None:
             self._closed_event = Event()
-            if self._state == CLOSED:
+            if self._is_closed:
                 self._closed_event.set()
         return self._closed_event
 

@@ -36,9 +36,7 @@ class Emitter:
     def __init__(self) -> None:
         self._listeners: dict[str, tuple[Any, ...]] | None = None
 
-    def on(
-        self, name: str, listener: Callable[..., object] | None = None
-    ) -> Callable[[_Listener], _Listener]:
+    def on(self, name: str, listener: Callable[..., object] | None = None) -> Callable[[_Listener], _Listener]:
         """Call ``listener`` at each ``name`` event; without a listener, be a decorator.
 
         Returns:
@@ -50,9 +48,7 @@ class Emitter:
         """
         return self._add(name, listener, False)  # type: ignore[no-any-return]
 
-    def once(
-        self, name: str, listener: Callable[..., object] | None = None
-    ) -> Callable[[_Listener], _Listener]:
+    def once(self, name: str, listener: Callable[..., object] | None = None) -> Callable[[_Listener], _Listener]:
         """Do as `on`, for the next ``name`` event only."""
         return self._add(name, listener, True)  # type: ignore[no-any-return]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from _socket import IPPROTO_TCP, MSG_PEEK, SO_KEEPALIVE, SOL_SOCKET, TCP_NODELAY
+from _socket import MSG_PEEK
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
 
@@ -299,7 +299,7 @@ class WebSocketHandler(WSGIHandler):
             early = self.rfile.read(len(early))
         sock = self.socket
         self.socket = None
-        _set_options(sock, config)
+        sockets.set_options(sock, no_delay=config.disable_nagle_algorithm, keepalive_idle=config.native_keepalive_idle)
         if hasattr(sock, "do_handshake"):
             # First, while the file still counts as a user of the socket.
             stream = sockets.detach(sock)
@@ -333,15 +333,3 @@ class WebSocketHandler(WSGIHandler):
 
 def _discard(data: bytes) -> None:
     """Take what a framework writes after the connection was taken over."""
-
-
-def _set_options(sock: Any, config: ServerConfig) -> None:
-    """Set what the options say of a TCP socket; a Unix socket has neither."""
-    try:
-        if config.disable_nagle_algorithm:
-            sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
-        if config.keepalive and config.use_native_keepalive:
-            sock.setsockopt(SOL_SOCKET, SO_KEEPALIVE, 1)
-            sockets.set_keepalive_idle(sock, config.keepalive_interval)
-    except OSError:
-        return

@@ -3,6 +3,8 @@ from libc.stdint cimport uint32_t
 from geventws cimport frames
 from geventws.masking cimport extend_unmasked, unmask
 
+cdef Py_ssize_t _OVERHEAD
+
 cdef Py_ssize_t _weigh(object event) except -1
 
 @cython.final

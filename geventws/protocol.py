@@ -29,6 +29,8 @@ HEADROOM = 16
 #: What a queued message counts beside its octets: without it, millions of tiny messages would pass
 #: under a high-water mark.
 QUEUE_OVERHEAD = 128
+# The same as a C number in the compiled package, where a module's global is an object.
+_OVERHEAD = QUEUE_OVERHEAD
 #: Above this a message is refused: nobody needs it, and each fragment costs time whatever its size.
 MAX_MESSAGE_FRAGMENTS = 65536
 #: What no limit exceeds, so that the sum of two sizes fits into a Py_ssize_t.
@@ -343,7 +345,7 @@ class Protocol:
         self._size = 0
         if not self.is_discarding:
             self._inbox.append(message)
-            self.queued_size += len(payload) + QUEUE_OVERHEAD
+            self.queued_size += len(payload) + _OVERHEAD
 
     def _end_frame(self, fin: bool) -> None:
         payload = bytes(self._partial)  # type: ignore[arg-type]
@@ -498,7 +500,7 @@ def _not_utf_8(error: UnicodeDecodeError) -> InvalidPayload:
 def _weigh(event: object) -> int:
     """Count what `Protocol.queued_size` holds for an event: octets and an overhead."""
     if type(event) is bytes:
-        return len(event) + QUEUE_OVERHEAD
+        return len(event) + _OVERHEAD
     if type(event) is str:
-        return (len(event) if event.isascii() else len(event.encode())) + QUEUE_OVERHEAD
+        return (len(event) if event.isascii() else len(event.encode())) + _OVERHEAD
     return _weigh(event.payload)  # type: ignore[attr-defined]

@@ -33,7 +33,7 @@ __all__ = [
     "TLSStream",
     "detach",
     "monotonic",
-    "set_keepalive_idle",
+    "set_options",
 ]
 
 #: `Stream.receive_into`: the peer has ended its side.
@@ -252,8 +252,23 @@ def detach(sock: GeventSocket) -> Stream:
     return PlainStream(bare, fd)
 
 
-def set_keepalive_idle(sock: Any, seconds: float) -> None:
-    """Let TCP probe the peer after so many seconds of silence, where the system lets us (seed: useNativeKeepalive)."""
-    option = getattr(_socket, "TCP_KEEPIDLE", None) or getattr(_socket, "TCP_KEEPALIVE", None)
-    if option is not None:
-        sock.setsockopt(_socket.IPPROTO_TCP, option, max(1, round(seconds)))
+def set_options(sock: Any, *, no_delay: bool, keepalive_idle: float | None) -> None:
+    """Set the options of a TCP socket; a Unix socket has none of them, and a broken one takes none.
+
+    Args:
+        sock: The socket.
+        no_delay: Whether small segments leave at once (seed: disableNagleAlgorithm).
+        keepalive_idle: Seconds of silence after which TCP probes the peer, where the system has a choice
+            (seed: useNativeKeepalive); None for no probes.
+    """
+    try:
+        if no_delay:
+            sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+        if keepalive_idle is None:
+            return
+        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_KEEPALIVE, 1)
+        option = getattr(_socket, "TCP_KEEPIDLE", None) or getattr(_socket, "TCP_KEEPALIVE", None)
+        if option is not None:
+            sock.setsockopt(_socket.IPPROTO_TCP, option, max(1, round(keepalive_idle)))
+    except OSError:
+        return

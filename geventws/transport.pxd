@@ -4,6 +4,10 @@ from geventws.events cimport Emitter
 from geventws.frames cimport next_frame
 from geventws.sockets cimport Stream, monotonic
 
+cdef Py_ssize_t _START
+cdef Py_ssize_t _WRITE_SIZE
+cdef Py_ssize_t _CORK_SIZE
+
 cdef class Transport(Emitter):
     cdef Dispatcher _dispatcher
     cdef Stream _stream

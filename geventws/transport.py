@@ -29,6 +29,10 @@ __all__ = ["CORK_SIZE", "WRITE_SIZE", "Transport"]
 WRITE_SIZE = 65536
 #: Octets above which corked replies leave although more messages wait.
 CORK_SIZE = 65536
+# The same as C numbers in the compiled package, where a module's global is an object.
+_START = HEADROOM
+_WRITE_SIZE = WRITE_SIZE
+_CORK_SIZE = CORK_SIZE
 #: Octets that one writability moves, then the other connections have their turn.
 PUMP_SIZE = 1048576
 
@@ -113,11 +117,11 @@ class Transport(Emitter):
 
     def _receive(self) -> int:
         """Read once into the shared buffer; returns as `Stream.receive_into`."""
-        size = self._stream.receive_into(self._dispatcher.buffer, HEADROOM)
+        size = self._stream.receive_into(self._dispatcher.buffer, _START)
         if self._waits_for_read_to_write and size > 0:
             self._waits_for_read_to_write = False
             self._dispatcher.loop.run_callback(self._on_writable)
-        if size == WAIT_WRITE:
+        if size < 0 and size == WAIT_WRITE:
             self._waits_for_write_to_read = True
             self._wait_writable()
         return size
@@ -129,7 +133,7 @@ class Transport(Emitter):
         if self._cork is not None:
             octets = self._uncork(octets)
         size = len(octets)
-        if self._wire is None and size <= WRITE_SIZE and self._broken is None:
+        if self._wire is None and size <= _WRITE_SIZE and self._broken is None:
             sent = self._send(octets, 0, size)
             if sent == size:
                 return
@@ -172,7 +176,7 @@ class Transport(Emitter):
             self._dispatcher.loop.run_callback(self._flush)
         self._cork.append(octets)
         self._cork_size += len(octets)
-        if self._cork_size > CORK_SIZE:
+        if self._cork_size > _CORK_SIZE:
             self._flush()
 
     def _uncork(self, octets: bytes) -> bytes:

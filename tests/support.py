@@ -233,6 +233,8 @@ def start_child(source, *arguments):
     return subprocess.Popen(
         [sys.executable, "-c", source, *arguments],
         env=environment,
+        # Not the project's folder, which -c would put first: the package under test may be the installed one.
+        cwd=Path(__file__).parent,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import ssl
 import weakref
 from types import MappingProxyType
 
@@ -11,7 +12,7 @@ import gevent
 import pytest
 from gevent.event import Event
 from gevent.pool import Pool
-from gevent.pywsgi import WSGIHandler
+from gevent.pywsgi import WSGIHandler, WSGIServer
 
 from geventws import (
     ConfigurationError,
@@ -1346,3 +1347,9 @@ def test_nothing_keeps_a_request(style):
             return all(reference() is None for reference in references)
 
         wait_until(collected)
+
+
+def test_tls_context_of_the_standard_library_is_refused():
+    http = WSGIServer(("127.0.0.1", 0), None, ssl_context=ssl.create_default_context(ssl.Purpose.CLIENT_AUTH))
+    with pytest.raises(ConfigurationError, match="ssl_context that does not cooperate with gevent"):
+        WebSocketServer(http_server=http)

@@ -24,7 +24,7 @@ from geventws.sockets import (
     TLSStream,
     detach,
     monotonic,
-    set_keepalive_idle,
+    set_options,
 )
 from tests.support import CERTIFICATE
 
@@ -389,5 +389,14 @@ def test_monotonic():
 @pytest.mark.parametrize(("seconds", "idle"), [(7.0, 7), (20.4, 20), (0.2, 1)])
 def test_keepalive_idle(seconds, idle):
     with socket.socket() as sock:
-        set_keepalive_idle(sock, seconds)
+        set_options(sock, no_delay=False, keepalive_idle=seconds)
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert not sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == idle
+
+
+def test_options_of_a_socket_that_has_none():
+    left, right = socket.socketpair()
+    with left, right:
+        # No error: a Unix socket has neither Nagle's algorithm nor probes.
+        set_options(left, no_delay=True, keepalive_idle=1.0)
