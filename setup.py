@@ -26,7 +26,19 @@ from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
 PACKAGE = "geventws"
-HOT_MODULES = ("masking", "frames", "protocol", "events", "sockets", "dispatch", "transport", "endpoint", "connection")
+HOT_MODULES = (
+    "masking",
+    "frames",
+    "protocol",
+    "events",
+    "sockets",
+    "dispatch",
+    "transport",
+    "endpoint",
+    "sending",
+    "delivery",
+    "connection",
+)
 DIRECTIVES = {
     "language_level": 3,
     # The C types come from the .pxd files alone; annotations are for mypy.

@@ -11,7 +11,7 @@ from gevent.pywsgi import WSGIHandler
 from greenlet import GreenletExit
 
 from geventws.config import ServerConfig, check_http_servers, make_config
-from geventws.connection import WebSocketConnection, check_message
+from geventws.connection import WebSocketConnection
 from geventws.dispatch import get_dispatcher, get_thread_id
 from geventws.errors import ConfigurationError, HandshakeError, InvalidState, SubprotocolError
 from geventws.events import Emitter
@@ -19,6 +19,7 @@ from geventws.frames import check_close, serialize_message
 from geventws.handler import WebSocketHandler
 from geventws.headers import is_token
 from geventws.host import Mount, get_host
+from geventws.sending import check_message
 from geventws.sockets import monotonic
 
 if TYPE_CHECKING:

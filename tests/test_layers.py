@@ -24,6 +24,8 @@ HOUSE = [
     (5, "dispatch"),
     (5, "transport"),
     (5, "endpoint"),
+    (5, "sending"),
+    (5, "delivery"),
     (5, "connection"),
     (6, "host request client"),
     (7, "handler"),

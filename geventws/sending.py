@@ -1,0 +1,407 @@
+"""How an application's messages go out, and who waits for that: the send family of a connection.
+
+Strategy: a message is serialised at once. While received messages wait for the application its
+replies are corked: they leave in one system call. A greenlet that sends above the high-water mark
+has its message queued and then waits; so the order is that of the calls. Behind a fragmented message that
+is not complete the others are kept in order.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+from typing import TYPE_CHECKING, Any
+
+from gevent.event import Event
+from greenlet import getcurrent
+
+from geventws.dispatch import get_thread_id
+from geventws.endpoint import Endpoint
+from geventws.errors import ConnectionClosed, InvalidState, ProtocolError
+from geventws.frames import (
+    MAX_CONTROL_PAYLOAD_SIZE,
+    CloseCode,
+    Opcode,
+    WebSocketFrame,
+    check_close,
+    is_sendable_close_code,
+    parse_close,
+)
+from geventws.protocol import QUEUE_OVERHEAD
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from geventws.config import ConnectionConfig
+    from geventws.dispatch import Dispatcher
+    from geventws.sockets import Stream
+
+__all__ = ["Sender", "check_message"]
+
+_TEXT = 1
+_BINARY = 2
+
+
+class Sender(Endpoint):
+    """Send messages, frames and our Close."""
+
+    __slots__ = ("_deferred", "_drained", "_is_prompt", "_is_sending_fragments")
+
+    def __init__(
+        self, stream: Stream, dispatcher: Dispatcher, config: ConnectionConfig, *, is_client: bool, early: bytes
+    ) -> None:
+        super().__init__(stream, dispatcher, config, is_client=is_client, early=early)
+        # Whether the application answers at once, so that its replies may be corked.
+        self._is_prompt = True
+        self._drained: Any = None
+        self._is_sending_fragments = False
+        self._deferred: list[bytes] | None = None
+
+    @property
+    def buffered_amount(self) -> int:
+        """The octets that wait to be sent, corked ones included."""
+        waiting = len(self._queue) * QUEUE_OVERHEAD if self._queue is not None else 0
+        deferred = sum(map(len, self._deferred)) if self._deferred is not None else 0
+        return self._output_size - waiting + self._cork_size + deferred
+
+    @property
+    def output_buffer_full(self) -> bool:
+        """Whether the output is above ``send_high_water_mark`` (seed: outputBufferFull)."""
+        return bool(self._is_full)
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """Start the closing handshake and return (RFC 6455, 7.1.2; seed: close).
+
+        What was sent before goes out first; messages that were not delivered yet, and those that still come,
+        are discarded. `wait_closed` waits for the end. A second call does nothing.
+
+        Raises:
+            TypeError: ``code`` is no int, or ``reason`` no str.
+            ValueError: The code may not be sent (7.4), or the reason has over 123 octets.
+        """
+        check_close(code, reason)
+        if self._is_open:
+            self._start_closing(int(code), reason)
+
+    def send(self, message: str | bytes | bytearray | memoryview) -> None:
+        """Send a message, as text or binary by its type (seed: send).
+
+        Blocks while more than ``send_high_water_mark`` waits to be sent, until half of it has left. Any number of
+        greenlets may send at once: the order is that of the calls. When a ``gevent.Timeout`` of the caller
+        strikes, the message stays queued.
+
+        Raises:
+            TypeError: ``message`` is neither str nor bytes-like.
+            ConnectionClosed: The connection is closing or closed, or became so while this waited.
+            InvalidState: Called in the hub itself, or in another thread.
+        """
+        if not self._is_open or self._is_foreign() or getcurrent() is self._dispatcher.hub:
+            self._refuse_to_send()
+        if type(message) is str:
+            self._send_message(_TEXT, message.encode())
+        elif type(message) is bytes:
+            self._send_message(_BINARY, message)
+        else:
+            opcode, payload = check_message(message)
+            self._send_message(opcode, payload)
+        if self._is_full:
+            self._wait_for_drain()
+
+    def send_text(self, message: str) -> None:
+        """Send a text message (seed: sendUTF); see `send`.
+
+        Raises:
+            TypeError: ``message`` is no str.
+        """
+        if not isinstance(message, str):
+            raise TypeError(f"send_text takes a str, not {type(message).__name__}")
+        self.send(message)
+
+    def send_bytes(self, message: bytes | bytearray | memoryview) -> None:
+        """Send a binary message (seed: sendBytes); see `send`.
+
+        Raises:
+            TypeError: ``message`` is not bytes-like.
+        """
+        if isinstance(message, str):  # type: ignore[unreachable]
+            raise TypeError("send_bytes takes bytes, not str")
+        self.send(message)
+
+    def send_nowait(self, message: str | bytes | bytearray | memoryview) -> None:
+        """Send a message without ever waiting; hub callbacks may call it.
+
+        A peer that has not taken ``send_high_water_mark`` octets is a slow consumer: the connection is failed with
+        1013, and the message is lost.
+
+        Raises:
+            TypeError: ``message`` is neither str nor bytes-like.
+            ConnectionClosed: The connection is closing or closed.
+            InvalidState: Called in another thread.
+        """
+        if self._is_foreign():
+            raise InvalidState("send_nowait was called in another thread than the connection's: use send_threadsafe")
+        if not self._is_open:
+            raise self._make_closed_error()
+        opcode, payload = check_message(message)
+        self._send_queued(self._protocol.serialize(opcode, payload))
+
+    def send_threadsafe(self, message: str | bytes | bytearray | memoryview) -> concurrent.futures.Future[None]:
+        """Send a message from any thread; does not block.
+
+        Returns:
+            A future that is done when the message is queued; its exception is that of `send_nowait`. The thread of
+            the connection's own hub must not wait for it.
+
+        Raises:
+            TypeError: ``message`` is neither str nor bytes-like.
+        """
+        opcode, payload = check_message(message)
+        future: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._dispatcher.loop.run_callback_threadsafe(self._send_for_thread, opcode, payload, future)
+        return future
+
+    def send_frame(self, frame: WebSocketFrame) -> None:
+        """Send one frame (seed: sendFrame); it is masked where this side has to.
+
+        Blocks as `send` does. Fragments are the caller's: those of one message must come in one piece.
+
+        Raises:
+            ValueError: A reserved bit or opcode, or a control frame that is fragmented or over 125 octets.
+            InvalidState: A continuation without a beginning, or a message within a fragmented one.
+            ConnectionClosed: As `send`.
+        """
+        if not self._is_open or getcurrent() is self._dispatcher.hub or self._is_foreign():
+            self._refuse_to_send()
+        _check_frame(frame)
+        if frame.opcode == Opcode.CLOSE:
+            self.close(*_parse_own_close(frame.payload))
+            return
+        octets = self._protocol.serialize_frame(frame.first_octet, bytes(frame.payload))
+        if frame.opcode & 0x08:
+            self._flush()
+            self._write_control(octets)
+            return
+        if bool(frame.opcode) is self._is_sending_fragments:
+            raise InvalidState(
+                "a message is begun within a fragmented one" if frame.opcode else "a continuation continues nothing"
+            )
+        self._is_sending_fragments = True
+        self._send_fragment(octets, frame.fin)
+
+    def _send_fragment(self, octets: bytes, fin: bool) -> None:
+        self._write(octets)
+        if fin:
+            self._end_fragments()
+        if self._is_full:
+            self._wait_for_drain()
+
+    def send_fragments(self, fragments: Iterable[str | bytes]) -> None:
+        """Send one message of unknown length, a frame for each piece (seed: fragmentAndSend).
+
+        Blocks as `send` does. Other greenlets' messages wait until this one is complete; pings may pass.
+
+        Args:
+            fragments: All str or all bytes-like; at least one. It may block between two pieces.
+
+        Raises:
+            TypeError: A piece is of another type than the first.
+            ValueError: There is no piece.
+            ConnectionClosed: As `send`. An exception of the iterable ends the connection with 1011 and goes on.
+        """
+        if not self._is_open or self._is_foreign() or getcurrent() is self._dispatcher.hub:
+            self._refuse_to_send()
+        if self._is_sending_fragments:
+            self._wait_for_turn()
+        self._is_sending_fragments = True
+        opcode = 0
+        try:
+            for piece in fragments:
+                kind, payload = check_message(piece)
+                if opcode and kind != opcode:
+                    raise TypeError("the pieces of one message must be all str or all bytes")
+                if not self._is_open:
+                    raise self._make_closed_error()
+                first = 0 if opcode else kind
+                opcode = kind
+                self._send_fragment(self._protocol.serialize_frame(first, payload), False)
+        except BaseException:
+            if opcode and self._is_open:
+                # Half a message cannot be taken back.
+                self._fail(CloseCode.INTERNAL_ERROR.value, "", "we failed it: a fragmented message broke off")
+            self._end_fragments()
+            raise
+        if not opcode:
+            self._end_fragments()
+            raise ValueError("send_fragments needs at least one piece")
+        if not self._is_open:
+            raise self._make_closed_error()
+        self._send_fragment(self._protocol.serialize_frame(0x80, b""), True)
+
+    def ping(self, payload: bytes = b"") -> None:
+        """Send a Ping (RFC 6455, 5.5.2); does not block.
+
+        Raises:
+            ValueError: The payload has more than 125 octets.
+            ConnectionClosed: The connection is closing or closed.
+        """
+        payload = self._check_control("ping", payload)
+        self._send_ping(payload)
+
+    def pong(self, payload: bytes = b"") -> None:
+        """Send a Pong (RFC 6455, 5.5.3), for where `auto_pong` is off; does not block.
+
+        Raises:
+            ValueError: The payload has more than 125 octets.
+            ConnectionClosed: The connection is closing or closed.
+        """
+        payload = self._check_control("pong", payload)
+        self._flush()
+        self._write_control(self._protocol.serialize_frame(0x8A, payload))
+
+    def _check_control(self, name: str, payload: bytes) -> bytes:
+        if isinstance(payload, str):  # type: ignore[unreachable]
+            # bytes(str) would raise, too, but speak of encodings.
+            raise TypeError(f"the payload of a {name} must be bytes-like, not str")
+        payload = bytes(payload)
+        if len(payload) > MAX_CONTROL_PAYLOAD_SIZE:
+            raise ValueError(f"the payload of a {name} has {len(payload)} octets; at most 125 may be sent (5.5)")
+        if self._is_foreign():
+            raise InvalidState(f"{name} was called in another thread than the connection's")
+        if not self._is_open:
+            raise self._make_closed_error()
+        return payload
+
+    def _is_foreign(self) -> bool:
+        return bool(get_thread_id() != self._dispatcher.thread_id)
+
+    def _refuse_to_send(self) -> None:
+        if self._is_foreign():
+            raise InvalidState("send was called in another thread than the connection's: use send_threadsafe")
+        if not self._is_open:
+            raise self._make_closed_error()
+        raise InvalidState("send was called in the hub, where it could not wait: use send_nowait")
+
+    def _send_message(self, opcode: int, payload: bytes) -> None:
+        octets = self._protocol.serialize(opcode, payload)
+        if self._is_sending_fragments:
+            self._wait_behind_fragments(self._defer(octets))
+        elif self._is_prompt and self._protocol.has_events():
+            self._cork_message(octets)
+        else:
+            self._write(octets)
+            if self._broken is not None:
+                raise ConnectionClosed(None, "", f"the connection broke: {self._broken}")
+
+    def _send_queued(self, octets: bytes) -> None:
+        """Send a serialised message without waiting; `broadcast` shares the octets among connections."""
+        deferred = sum(map(len, self._deferred)) if self._deferred is not None else 0
+        if self._output_size + self._cork_size + deferred > self._send_mark:
+            # Looked at before: one message may be larger than the mark, whose peer is not slow for that.
+            self._discard_slow(f"we failed it: a slow consumer, {self.buffered_amount} octets wait")
+        elif self._is_sending_fragments:
+            self._defer(octets)
+        else:
+            self._write(octets)
+
+    def _defer(self, octets: bytes) -> list[bytes]:
+        """Keep a message until the fragmented one before it is complete."""
+        if self._deferred is None:
+            self._deferred = []
+        self._deferred.append(octets)
+        return self._deferred
+
+    def _discard_slow(self, cause: str) -> None:
+        self._deferred = None
+        self._drop(CloseCode.TRY_AGAIN_LATER.value, "slow consumer", False, "local", cause)
+
+    def _send_for_thread(self, opcode: int, payload: bytes, future: concurrent.futures.Future[None]) -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            if not self._is_open:
+                raise self._make_closed_error()
+            self._send_queued(self._protocol.serialize(opcode, payload))
+        except Exception as error:  # noqa: BLE001
+            future.set_exception(error)
+        else:
+            future.set_result(None)
+
+    def _end_fragments(self) -> None:
+        """Let the others send again, what waited for this first."""
+        self._is_sending_fragments = False
+        deferred = self._deferred
+        self._deferred = None
+        if deferred is not None and self._is_open:
+            for octets in deferred:
+                self._write(octets)
+        self._release_senders()
+
+    def _wait_behind_fragments(self, deferred: list[bytes]) -> None:
+        """Wait until what was kept has gone out; it keeps its place also when the caller gives up waiting."""
+        while self._deferred is deferred:
+            self._wait_for_senders()
+            if not self._is_open:
+                raise self._make_closed_error()
+
+    def _wait_for_turn(self) -> None:
+        """Wait until nobody is in the middle of a fragmented message."""
+        while self._is_sending_fragments:
+            self._wait_for_senders()
+            if not self._is_open:
+                raise self._make_closed_error()
+
+    def _wait_for_drain(self) -> None:
+        """Wait until the output is at half the high-water mark, or nothing more may be sent."""
+        while self._is_full:
+            self._wait_for_senders()
+            if not self._is_open:
+                raise self._make_closed_error()
+
+    def _wait_for_senders(self) -> None:
+        if self._drained is None:
+            self._drained = Event()
+        self._drained.wait()
+
+    def _release_senders(self) -> None:
+        drained = self._drained
+        self._drained = None
+        if drained is not None:
+            drained.set()
+
+    def _wake_senders(self) -> None:
+        self._release_senders()
+        if self._is_open:
+            self._on_drained()
+
+    # Hooks
+
+    def _on_drained(self) -> None:
+        """Learn that there is room to send again."""
+
+
+def check_message(message: object) -> tuple[int, bytes]:
+    """Return the opcode and the payload of what an application wants to send."""
+    if isinstance(message, str):
+        return _TEXT, message.encode()
+    if isinstance(message, (bytes, bytearray, memoryview)):
+        return _BINARY, bytes(message)
+    raise TypeError(f"a message must be str or bytes-like, not {type(message).__name__}")
+
+
+def _check_frame(frame: WebSocketFrame) -> None:
+    opcode = frame.opcode
+    if opcode not in Opcode.__members__.values():
+        raise ValueError(f"opcode {opcode} is reserved (5.2)")
+    if frame.rsv1 or frame.rsv2 or frame.rsv3:
+        raise ValueError("a reserved bit is set, and no extension was negotiated (5.2)")
+    if opcode & 0x08 and not frame.fin:
+        raise ValueError("a control frame may not be fragmented (5.5)")
+    if opcode & 0x08 and len(frame.payload) > MAX_CONTROL_PAYLOAD_SIZE:
+        raise ValueError(f"a control frame has {len(frame.payload)} octets; at most 125 may be sent (5.5)")
+
+
+def _parse_own_close(payload: bytes) -> tuple[int, str]:
+    try:
+        code, reason = parse_close(payload)
+    except ProtocolError as error:
+        raise ValueError(str(error)) from None
+    return (code if is_sendable_close_code(code) else CloseCode.NORMAL_CLOSURE.value), reason
