@@ -1,4 +1,4 @@
-"""How octets leave and enter a connection, over real sockets; its own life is `test_connection`'s business."""
+"""How octets leave and enter a connection, over real sockets; its own life is `test_sending`'s business."""
 
 from __future__ import annotations
 

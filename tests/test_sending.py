@@ -1,0 +1,809 @@
+"""Sending in all forms, back-pressure in both directions, pings, and the cork."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import time
+
+import gevent
+import pytest
+from gevent.event import AsyncResult, Event
+from gevent.queue import Queue
+
+from geventws import ConnectionClosed, InvalidState, WebSocketFrame
+from tests.support import (
+    make_frame,
+    make_http,
+    make_narrow_listener,
+    open_client,
+    paired,
+    record,
+    run_hub,
+    serve,
+    wait_until,
+)
+
+#: A client's Close with 1000.
+CLOSE_1000 = b"\x88\x82\x37\xfa\x21\x3d\x34\x12"
+
+
+def run_in_hub(function, *args):
+    """Call a function in the hub itself, and return or raise what it does."""
+    result = AsyncResult()
+
+    def call():
+        try:
+            result.set(function(*args))
+        except Exception as error:  # noqa: BLE001 - whatever it is belongs to the test
+            result.set_exception(error)
+
+    gevent.get_hub().loop.run_callback(call)
+    return result.get()
+
+
+def run_in_thread(function, *args):
+    return gevent.get_hub().threadpool.apply(function, args)
+
+
+def fill(connection):
+    """Send until the kernel takes no more; the peer does not read."""
+    while not connection.buffered_amount:
+        connection.send_nowait(bytes(1000))
+
+
+def read_messages(client, count):
+    """Read so many messages frame by frame; no two may be mixed."""
+    messages = []
+    while len(messages) < count:
+        first, payload = client.read_frame()
+        assert first in {0x01, 0x02, 0x81, 0x82}
+        while not first & 0x80:
+            first, piece = client.read_frame()
+            assert first in {0x00, 0x80}
+            payload += piece
+        messages.append(payload)
+    return messages
+
+
+FORMS = [
+    pytest.param("hi", b"\x81\x02hi", id="text"),
+    pytest.param("", b"\x81\x00", id="empty-text"),
+    pytest.param("é€", b"\x81\x05\xc3\xa9\xe2\x82\xac", id="utf-8"),
+    pytest.param(type("Name", (str,), {})("hi"), b"\x81\x02hi", id="str-subclass"),
+    pytest.param(b"hi", b"\x82\x02hi", id="bytes"),
+    pytest.param(b"", b"\x82\x00", id="empty-bytes"),
+    pytest.param(bytearray(b"hi"), b"\x82\x02hi", id="bytearray"),
+    pytest.param(memoryview(b"hi"), b"\x82\x02hi", id="memoryview"),
+    pytest.param(memoryview(b"h-i-")[::2], b"\x82\x02hi", id="memoryview-with-steps"),
+    pytest.param("x" * 125, b"\x81\x7d" + b"x" * 125, id="125"),
+    pytest.param("x" * 126, b"\x81\x7e\x00\x7e" + b"x" * 126, id="126"),
+    pytest.param(b"x" * 16384, b"\x82\x7e\x40\x00" + b"x" * 16384, id="threshold"),
+    pytest.param(b"x" * 16385, b"\x02\x7e\x40\x00" + b"x" * 16384 + b"\x80\x01x", id="one-more-than-the-threshold"),
+]
+
+
+@pytest.mark.parametrize(("message", "octets"), FORMS)
+def test_send_in_all_forms(message, octets):
+    with paired() as (client, connection):
+        typed = connection.send_text if isinstance(message, str) else connection.send_bytes
+        for send in (connection.send, typed, connection.send_nowait):
+            assert send(message) is None
+            assert client.read(len(octets)) == octets
+        future = connection.send_threadsafe(message)
+        assert client.read(len(octets)) == octets
+        assert future.result(0) is None
+
+
+def test_fragmentation_may_be_switched_off():
+    with paired(fragment_outgoing_messages=False) as (client, connection):
+        connection.send(b"x" * 65536)
+        assert client.read(10 + 65536) == b"\x82\x7f\x00\x00\x00\x00\x00\x01\x00\x00" + b"x" * 65536
+
+
+def test_fragmentation_threshold():
+    with paired(fragmentation_threshold=4) as (client, connection):
+        connection.send("Hello, you")
+        assert client.read(16) == b"\x01\x04Hell\x00\x04o, y\x80\x02ou"
+
+
+@pytest.mark.parametrize(
+    ("method", "argument"),
+    [
+        pytest.param("send", 1, id="send-int"),
+        pytest.param("send", None, id="send-none"),
+        pytest.param("send", ["hi"], id="send-list"),
+        pytest.param("send_text", b"hi", id="send_text-bytes"),
+        pytest.param("send_text", 5, id="send_text-int"),
+        pytest.param("send_bytes", "hi", id="send_bytes-str"),
+        pytest.param("send_bytes", 5, id="send_bytes-int"),
+        pytest.param("send_nowait", 1.5, id="send_nowait-float"),
+        pytest.param("send_threadsafe", object(), id="send_threadsafe-object"),
+        pytest.param("send_fragments", [5], id="send_fragments-int"),
+        pytest.param("ping", "hi", id="ping-str"),
+        pytest.param("pong", "hi", id="pong-str"),
+        pytest.param("close", "1000", id="close-str"),
+        pytest.param("drop", "1000", id="drop-str"),
+    ],
+)
+def test_wrong_types_raise(method, argument):
+    with paired() as (client, connection):
+        with pytest.raises(TypeError):
+            getattr(connection, method)(argument)
+        connection.send("still here")
+        assert client.read_frame() == (0x81, b"still here")
+
+
+@pytest.mark.parametrize("method", ["send", "send_text", "send_fragments", "send_frame", "receive"])
+def test_what_may_wait_is_refused_in_the_hub(method):
+    arguments = {"send_fragments": (["a"],), "send_frame": (WebSocketFrame(1, b"a"),), "receive": ()}
+    with paired() as (client, connection):
+        with pytest.raises(InvalidState):
+            run_in_hub(getattr(connection, method), *arguments.get(method, ("a",)))
+        run_in_hub(connection.send_nowait, "from the hub")
+        run_in_hub(connection.ping, b"p")
+        assert client.read(16) == b"\x81\x0cfrom the hub\x89\x01"
+
+
+@pytest.mark.parametrize("method", ["send", "send_bytes", "send_nowait", "send_fragments", "send_frame", "ping"])
+def test_another_thread_is_refused(method):
+    arguments = {"send_fragments": ([b"a"],), "send_frame": (WebSocketFrame(1, b"a"),)}
+    with paired() as (_, connection), pytest.raises(InvalidState):
+        run_in_thread(getattr(connection, method), *arguments.get(method, (b"a",)))
+
+
+def test_receive_in_another_thread_is_refused():
+    with paired() as (client, connection):
+        with pytest.raises(InvalidState):
+            run_in_thread(connection.receive)
+        client.send(make_frame("for this one"))
+        assert connection.receive() == "for this one"
+
+
+def test_send_threadsafe_from_another_thread():
+    with paired() as (client, connection):
+
+        def work():
+            for number in range(100):
+                future = connection.send_threadsafe(f"{number:03}")
+                assert isinstance(future, concurrent.futures.Future)
+            future.result(10)
+
+        run_in_thread(work)
+        assert [client.read_frame() for _ in range(100)] == [(0x81, b"%03d" % number) for number in range(100)]
+
+
+def test_send_threadsafe_tells_of_the_end():
+    with paired() as (client, connection):
+        connection.drop(1001)
+        future = connection.send_threadsafe("late")
+        run_hub()
+        with pytest.raises(ConnectionClosed) as caught:
+            future.result(0)
+        assert caught.value.code == 1001
+        assert client.read_end() == b"\x88\x02\x03\xe9"
+
+
+def test_send_threadsafe_may_be_cancelled():
+    with paired() as (client, connection):
+        assert connection.send_threadsafe("never").cancel()
+        connection.send_threadsafe("this")
+        assert client.read_frame() == (0x81, b"this")
+
+
+SENDING = [
+    pytest.param("send", ("a",), id="send"),
+    pytest.param("send_text", ("a",), id="send_text"),
+    pytest.param("send_bytes", (b"a",), id="send_bytes"),
+    pytest.param("send_nowait", ("a",), id="send_nowait"),
+    pytest.param("send_frame", (WebSocketFrame(1, b"a"),), id="send_frame"),
+    pytest.param("send_fragments", (["a"],), id="send_fragments"),
+    pytest.param("ping", (), id="ping"),
+    pytest.param("pong", (), id="pong"),
+]
+
+
+@pytest.mark.parametrize(("method", "arguments"), SENDING)
+def test_nothing_may_be_sent_after_close(method, arguments):
+    with paired() as (client, connection):
+        connection.close(3000, "enough")
+        with pytest.raises(ConnectionClosed) as caught:
+            getattr(connection, method)(*arguments)
+        assert caught.value.code is None
+        assert "3000" in caught.value.cause
+        client.send(b"\x88\x82\x37\xfa\x21\x3d\x3c\x42")
+        assert client.read_end() == b"\x88\x08\x0b\xb8enough"
+        connection.wait_closed()
+        with pytest.raises(ConnectionClosed) as caught:
+            getattr(connection, method)(*arguments)
+        assert (caught.value.code, caught.value.reason) == (3000, "")
+
+
+# Frames and fragments
+
+
+def test_send_frame():
+    with paired() as (client, connection):
+        connection.send_frame(WebSocketFrame(1, b"He", fin=False))
+        connection.send_frame(WebSocketFrame(9, b"p"))
+        connection.send_frame(WebSocketFrame(0, b"llo"))
+        connection.send_frame(WebSocketFrame(2, b"\x00"))
+        connection.send_frame(WebSocketFrame(10))
+        assert client.read(17) == b"\x01\x02He\x89\x01p\x80\x03llo\x82\x01\x00\x8a\x00"
+
+
+@pytest.mark.parametrize(
+    ("frame", "error"),
+    [
+        pytest.param(WebSocketFrame(3), ValueError, id="reserved-opcode"),
+        pytest.param(WebSocketFrame(11), ValueError, id="reserved-control-opcode"),
+        pytest.param(WebSocketFrame(1, b"", rsv1=True), ValueError, id="rsv1"),
+        pytest.param(WebSocketFrame(1, b"", rsv2=True), ValueError, id="rsv2"),
+        pytest.param(WebSocketFrame(1, b"", rsv3=True), ValueError, id="rsv3"),
+        pytest.param(WebSocketFrame(9, b"", fin=False), ValueError, id="fragmented-ping"),
+        pytest.param(WebSocketFrame(9, bytes(126)), ValueError, id="long-ping"),
+        pytest.param(WebSocketFrame(8, b"\x03"), ValueError, id="close-of-one-octet"),
+        pytest.param(WebSocketFrame(8, b"\x03\xed"), ValueError, id="close-1005"),
+        pytest.param(WebSocketFrame(0, b"a"), InvalidState, id="continuation-of-nothing"),
+    ],
+)
+def test_send_frame_refuses(frame, error):
+    with paired() as (client, connection):
+        with pytest.raises(error):
+            connection.send_frame(frame)
+        connection.send("still here")
+        assert client.read_frame() == (0x81, b"still here")
+
+
+def test_send_frame_refuses_a_message_within_a_fragmented_one():
+    with paired() as (client, connection):
+        connection.send_frame(WebSocketFrame(1, b"a", fin=False))
+        with pytest.raises(InvalidState):
+            connection.send_frame(WebSocketFrame(1, b"b"))
+        connection.send_frame(WebSocketFrame(0, b"c"))
+        assert client.read(6) == b"\x01\x01a\x80\x01c"
+
+
+@pytest.mark.parametrize(
+    ("payload", "octets", "code"),
+    [
+        pytest.param(b"\x03\xe9bye", b"\x88\x05\x03\xe9bye", 1001, id="code-and-reason"),
+        pytest.param(b"", b"\x88\x02\x03\xe8", 1000, id="empty"),
+    ],
+)
+def test_send_frame_with_a_close_starts_the_closing_handshake(payload, octets, code):
+    with paired() as (client, connection):
+        connection.send_frame(WebSocketFrame(8, payload))
+        assert (connection.state, connection.sent_close_code) == ("CLOSING", code)
+        assert client.read(len(octets)) == octets
+
+
+def test_messages_wait_until_a_fragmented_one_is_complete():
+    with paired() as (client, connection):
+        connection.send_frame(WebSocketFrame(1, b"a", fin=False))
+        waiting = [gevent.spawn(connection.send, "one"), gevent.spawn(connection.send, "two")]
+        run_hub()
+        connection.send_nowait("three")
+        assert connection.buffered_amount == 17
+        assert not any(each.ready() for each in waiting)
+        connection.send_frame(WebSocketFrame(0, b"b"))
+        connection.send("four")
+        gevent.joinall(waiting, raise_error=True)
+        assert client.read(29) == b"\x01\x01a\x80\x01b\x81\x03one\x81\x03two\x81\x05three\x81\x04four"
+        assert connection.buffered_amount == 0
+
+
+def test_a_send_that_gives_up_behind_a_fragmented_message_keeps_its_place():
+    with paired() as (client, connection):
+        connection.send_frame(WebSocketFrame(1, b"a", fin=False))
+        with gevent.Timeout(0.01, False):
+            connection.send("one")
+            pytest.fail("it did not wait")
+        connection.send_frame(WebSocketFrame(0, b"b"))
+        assert client.read(11) == b"\x01\x01a\x80\x01b\x81\x03one"
+
+
+@pytest.mark.parametrize(
+    ("pieces", "octets"),
+    [
+        pytest.param(["He", "llo"], b"\x01\x02He\x00\x03llo\x80\x00", id="text"),
+        pytest.param([b"\x00", bytearray(b"\x01")], b"\x02\x01\x00\x00\x01\x01\x80\x00", id="bytes"),
+        pytest.param(iter(["one"]), b"\x01\x03one\x80\x00", id="one"),
+        pytest.param([""], b"\x01\x00\x80\x00", id="empty"),
+    ],
+)
+def test_send_fragments(pieces, octets):
+    with paired() as (client, connection):
+        connection.send_fragments(pieces)
+        assert client.read(len(octets)) == octets
+
+
+def test_send_fragments_of_nothing():
+    with paired() as (client, connection):
+        with pytest.raises(ValueError, match="piece"):
+            connection.send_fragments([])
+        connection.send("still here")
+        assert client.read_frame() == (0x81, b"still here")
+
+
+def test_two_greenlets_send_fragments():
+    with paired() as (client, connection):
+        goes_on = Event()
+
+        def pieces(letter):
+            yield letter
+            goes_on.wait()
+            yield letter
+
+        senders = [gevent.spawn(connection.send_fragments, pieces(letter)) for letter in "ab"]
+        assert client.read(3) == b"\x01\x01a"
+        connection.ping(b"p")
+        assert client.read(3) == b"\x89\x01p"
+        goes_on.set()
+        gevent.joinall(senders, raise_error=True)
+        assert client.read(13) == b"\x00\x01a\x80\x00\x01\x01b\x00\x01b\x80\x00"
+
+
+def break_off():
+    yield "a"
+    raise KeyError("b")
+
+
+@pytest.mark.parametrize(
+    ("pieces", "error"),
+    [
+        pytest.param(break_off, KeyError, id="exception"),
+        pytest.param(lambda: ["a", b"b"], TypeError, id="mixed"),
+        pytest.param(lambda: ["a", 5], TypeError, id="wrong-type"),
+    ],
+)
+def test_half_a_message_ends_the_connection(pieces, error):
+    with paired() as (client, connection):
+        with pytest.raises(error):
+            connection.send_fragments(pieces())
+        assert (connection.close_code, connection.closed_by) == (1011, "local")
+        assert client.read_end() == b"\x01\x01a\x88\x02\x03\xf3"
+
+
+def test_half_a_message_ends_the_connection_when_the_sender_gives_up_waiting():
+    with paired(is_narrow=True, send_high_water_mark=1000) as (client, connection):
+        with pytest.raises(gevent.Timeout), gevent.Timeout(0.02):
+            connection.send_fragments([bytes(500_000), b"rest"])
+        assert (connection.close_code, connection.closed_by) == (1011, "local")
+        assert client.read_end()[-4:] == b"\x88\x02\x03\xf3"
+
+
+def test_close_ends_who_sends_fragments():
+    with paired() as (client, connection):
+
+        def pieces():
+            yield "a"
+            connection.close()
+            yield "b"
+
+        with pytest.raises(ConnectionClosed):
+            connection.send_fragments(pieces())
+        connection.wait_closed(0)
+        assert client.read(7) == b"\x01\x01a\x88\x02\x03\xe8"
+
+
+def test_close_ends_who_waits_behind_a_fragmented_message():
+    with paired() as (_, connection):
+        connection.send_frame(WebSocketFrame(1, b"a", fin=False))
+        waiting = [gevent.spawn(connection.send, "b"), gevent.spawn(connection.send_fragments, ["c"])]
+        run_hub()
+        connection.close()
+        for each in waiting:
+            with pytest.raises(ConnectionClosed):
+                each.get()
+
+
+# Back-pressure
+
+
+@pytest.mark.parametrize("tls", [pytest.param(False, id="plain"), pytest.param(True, id="tls")])
+def test_many_greenlets_send_to_a_slow_reader(tls):
+    sizes = [3, 200, 5_000, 40_000, 90_000, 0]
+    with paired(is_narrow=True, tls=tls, send_high_water_mark=20_000) as (client, connection):
+
+        def send_all(name):
+            for number in range(6):
+                connection.send(b"%02d%d" % (name, number) + b"." * sizes[(name + number) % 6])
+
+        senders = [gevent.spawn(send_all, name) for name in range(20)]
+        messages = read_messages(client, 120)
+        gevent.joinall(senders, raise_error=True)
+        for name in range(20):
+            own = [message for message in messages if message.startswith(b"%02d" % name)]
+            assert own == [b"%02d%d" % (name, number) + b"." * sizes[(name + number) % 6] for number in range(6)]
+        assert (connection.buffered_amount, connection.output_buffer_full) == (0, False)
+
+
+def test_send_waits_above_the_mark_until_half():
+    mark = 400_000
+    with paired(is_narrow=True, send_high_water_mark=mark) as (client, connection):
+        drained = record(connection, "drain")
+        fill(connection)
+        # A message of 1000 octets has a header of 4, and counts 128 more; the first one is on its way out.
+        count = (mark - connection.buffered_amount) // 1132
+        for _ in range(count):
+            connection.send(bytes(1000))
+        assert not connection.output_buffer_full
+        sender = gevent.spawn(connection.send, bytes(1000))
+        run_hub()
+        assert connection.output_buffer_full
+        assert not sender.ready()
+        assert drained.empty()
+        before = connection.buffered_amount
+        while not sender.ready():
+            assert connection.output_buffer_full
+            before = connection.buffered_amount
+            client.read(2000)
+            run_hub(2)
+        assert not connection.output_buffer_full
+        assert drained.get() == ("drain",)
+        assert drained.empty()
+        assert before * 1132 // 1004 > mark // 2 - 2000
+        assert connection.buffered_amount < mark // 2
+
+
+def test_a_sender_that_gives_up_leaves_its_message_queued():
+    with paired(is_narrow=True, send_high_water_mark=5_000) as (client, connection):
+        with gevent.Timeout(0.01, False):
+            connection.send(b"a" * 1_000_000)
+            pytest.fail("it did not wait")
+        assert connection.connected
+        sender = gevent.spawn(connection.send, "next")
+        assert read_messages(client, 2) == [b"a" * 1_000_000, b"next"]
+        sender.get()
+
+
+@pytest.mark.parametrize("end", ["close", "drop"])
+def test_the_end_wakes_senders_that_wait(end):
+    with paired(is_narrow=True, send_high_water_mark=5_000, close_timeout=0.2) as (_, connection):
+        senders = [gevent.spawn(connection.send, bytes(200_000)) for _ in range(3)]
+        run_hub()
+        assert not any(sender.ready() for sender in senders)
+        getattr(connection, end)()
+        for sender in senders:
+            with pytest.raises(ConnectionClosed):
+                sender.get()
+
+
+def test_a_vanished_peer_wakes_senders_that_wait():
+    with paired(is_narrow=True, send_high_water_mark=5_000) as (client, connection):
+        sender = gevent.spawn(connection.send, bytes(1_000_000))
+        run_hub()
+        client.close()
+        with pytest.raises(ConnectionClosed) as caught:
+            sender.get()
+        assert caught.value.code == 1006
+
+
+def test_drain_comes_only_after_the_mark_was_passed():
+    with paired(is_narrow=True) as (client, connection):
+        drained = record(connection, "drain")
+        fill(connection)
+        assert not connection.output_buffer_full
+        wait_until(lambda: client.sock.recv(65536) and not connection.buffered_amount)
+        run_hub()
+        assert drained.empty()
+
+
+def overfill(connection):
+    while connection.connected:
+        connection.send_nowait(bytes(1000))
+
+
+def test_send_nowait_fails_a_slow_consumer():
+    with paired(is_narrow=True, send_high_water_mark=50_000, close_timeout=0.2) as (client, connection):
+        closes = record(connection, "close")
+        fill(connection)
+        count = (50_000 - connection.buffered_amount) // 1132 + 1
+        for _ in range(count):
+            connection.send_nowait(bytes(1000))
+            assert connection.connected
+        connection.send_nowait(bytes(1000))
+        assert (connection.close_code, connection.closed_by) == (1013, "local")
+        assert "slow consumer" in connection.close_cause
+        assert closes.get() == ("close", 1013, "slow consumer")
+        with pytest.raises(ConnectionClosed):
+            connection.send_nowait("a")
+        client.read_end()
+
+
+def test_one_message_above_the_mark_is_no_slow_consumer():
+    with paired(is_narrow=True, send_high_water_mark=1_000) as (client, connection):
+        connection.send_nowait(b"a" * 500_000)
+        assert read_messages(client, 1) == [b"a" * 500_000]
+        assert connection.connected
+
+
+def test_send_threadsafe_fails_a_slow_consumer():
+    with paired(is_narrow=True, send_high_water_mark=50_000, close_timeout=0.2) as (_, connection):
+        fill(connection)
+        futures = [connection.send_threadsafe(bytes(60_000)) for _ in range(2)]
+        run_hub()
+        assert connection.close_code == 1013
+        assert futures[0].result(0) is None
+
+
+def test_broadcast_fails_the_slow_consumer_alone():
+    http = make_http(listener=make_narrow_listener())
+    with serve(http=http, send_high_water_mark=50_000, close_timeout=0.2) as (_, server):
+        accepted = Queue()
+        server.on("request", lambda request: accepted.put(request.accept()))
+        with open_client(http) as reader, open_client(http):
+            quick, slow = accepted.get(), accepted.get()
+            fill(slow)
+            slow.send_nowait(bytes(60_000))
+            assert slow.output_buffer_full
+            assert server.broadcast("news") == 1
+            assert reader.read(6) == b"\x81\x04news"
+            assert (quick.connected, slow.close_code) == (True, 1013)
+
+
+def test_send_nowait_counts_what_waits_behind_a_fragmented_message():
+    with paired(send_high_water_mark=1_000) as (client, connection):
+        connection.send_frame(WebSocketFrame(1, b"a", fin=False))
+        connection.send_nowait(bytes(1_001))
+        assert connection.connected
+        connection.send_nowait("b")
+        assert connection.close_code == 1013
+        assert client.read_end() == b"\x01\x01a\x88\x0f\x03\xf5slow consumer"
+
+
+def test_the_receive_mark_stops_reading_until_half():
+    # 372 octets count 500: the third passes the mark, and one is less than half of it.
+    with paired(receive_high_water_mark=1_000) as (client, connection):
+        client.send(make_frame("a" * 372) * 2 + b"\x89\x81\x37\xfa\x21\x3d\x56")
+        assert client.read(3) == b"\x8a\x01a"
+        client.send(make_frame("b" * 372))
+        run_hub()
+        client.send(b"\x89\x81\x37\xfa\x21\x3d\x56")
+        run_hub()
+        with pytest.raises(BlockingIOError):
+            client.sock._sock.recv(1)
+        assert connection.receive() == "a" * 372
+        run_hub()
+        with pytest.raises(BlockingIOError):
+            client.sock._sock.recv(1)
+        assert connection.receive() == "a" * 372
+        assert client.read(3) == b"\x8a\x01a"
+        assert connection.receive() == "b" * 372
+
+
+def test_a_flooding_peer_is_held_up():
+    message = make_frame(b"." * 60_000, 0x82)
+    with paired(is_narrow=True, receive_high_water_mark=100_000) as (client, connection):
+        sender = gevent.spawn(client.send, message * 100)
+        run_hub(20)
+        assert not sender.ready()
+        received = [connection.receive() for _ in range(100)]
+        sender.get()
+        assert received == [b"." * 60_000] * 100
+
+
+def test_tiny_messages_count_with_an_overhead():
+    with paired(receive_high_water_mark=10_000) as (client, connection):
+        client.send(make_frame("") * 78 + b"\x89\x80\x00\x00\x00\x00")
+        assert client.read(2) == b"\x8a\x00"
+        client.send(make_frame(""))
+        run_hub()
+        client.send(b"\x89\x80\x00\x00\x00\x00")
+        run_hub()
+        with pytest.raises(BlockingIOError):
+            client.sock._sock.recv(1)
+        assert [connection.receive() for _ in range(79)] == [""] * 79
+        assert client.read(2) == b"\x8a\x00"
+
+
+# Pings
+
+
+def test_ping_passes_between_the_fragments_of_a_message():
+    with paired(is_narrow=True) as (client, connection):
+        connection.send_nowait(bytes(900_000))
+        connection.ping(b"now")
+        frames = []
+        while not frames or frames[-1][0] & 0x8F != 0x80:
+            frames.append(client.read_frame())
+        assert (0x89, b"now") in frames[:-1]
+        assert sum(len(payload) for first, payload in frames if first != 0x89) == 900_000
+
+
+def test_the_peers_ping_is_answered_between_the_fragments_of_a_message():
+    with paired(is_narrow=True) as (client, connection):
+        connection.send_nowait(bytes(900_000))
+        run_hub()
+        client.send(make_frame("one", 0x89))
+        run_hub()
+        # 5.5.3: while the output is blocked the latest Ping alone is answered.
+        client.send(make_frame("two", 0x89) + make_frame("three", 0x89))
+        run_hub()
+        frames = []
+        while not frames or frames[-1][0] & 0x8F != 0x80:
+            frames.append(client.read_frame())
+        answers = [payload for first, payload in frames if first == 0x8A]
+        assert answers[-1] == b"three"
+        assert b"two" not in answers
+        client.send(make_frame("four", 0x89))
+        assert client.read_frame() == (0x8A, b"four")
+
+
+@pytest.mark.parametrize("method", ["ping", "pong"])
+def test_control_payloads_have_125_octets_at_most(method):
+    with paired() as (client, connection):
+        with pytest.raises(ValueError, match="125"):
+            getattr(connection, method)(bytes(126))
+        getattr(connection, method)(bytearray(125))
+        assert client.read(127) == {"ping": b"\x89\x7d", "pong": b"\x8a\x7d"}[method] + bytes(125)
+
+
+def test_pings_are_answered_with_their_payload():
+    with paired() as (client, _):
+        client.send(b"\x89\x80\x37\xfa\x21\x3d\x89\x82\x37\xfa\x21\x3d\x5f\x93")
+        assert client.read(6) == b"\x8a\x00\x8a\x02hi"
+
+
+def test_ping_and_pong_events_without_other_listeners():
+    with paired() as (client, connection):
+        events = record(connection, "ping", "pong")
+        client.send(make_frame("a", 0x89) + make_frame("b", 0x8A))
+        assert [events.get(), events.get()] == [("ping", b"a"), ("pong", b"b")]
+
+
+def test_ping_and_pong_events_in_wire_order_with_the_messages():
+    with paired() as (client, connection):
+        client.send(make_frame("a", 0x89) + make_frame("1") + make_frame("b", 0x8A) + make_frame("2"))
+        run_hub()
+        events = record(connection, "ping", "pong", "message")
+        client.send(make_frame("c", 0x89))
+        # The first Ping came before anybody listened.
+        assert [events.get() for _ in range(3)] == [("message", "1"), ("message", "2"), ("ping", b"c")]
+
+
+def test_the_application_may_answer_pings():
+    with paired() as (client, connection):
+        assert connection.auto_pong is True
+        connection.auto_pong = False
+        connection.on("ping", lambda payload: connection.pong(payload[::-1]))
+        client.send(make_frame("ab", 0x89))
+        assert client.read(4) == b"\x8a\x02ba"
+
+
+def test_latency():
+    with paired() as (client, connection):
+        pongs = record(connection, "pong")
+        connection.ping(b"x")
+        assert client.read(3) == b"\x89\x01x"
+        client.send(make_frame("other", 0x8A))
+        assert pongs.get() == ("pong", b"other")
+        assert connection.latency is None
+        client.send(make_frame("x", 0x8A))
+        assert pongs.get() == ("pong", b"x")
+        assert 0 < connection.latency < 10
+
+
+# The cork
+
+
+def test_replies_to_pipelined_messages_leave_in_one_segment():
+    with paired() as (client, connection):
+        amounts = []
+
+        def reply(message):
+            connection.send(message)
+            amounts.append(connection.buffered_amount)
+
+        connection.on("message", reply)
+        client.send(make_frame("a") + make_frame("b") + make_frame("c"))
+        assert client.sock.recv(100) == b"\x81\x01a\x81\x01b\x81\x01c"
+        assert amounts == [3, 6, 0]
+
+
+def test_replies_of_a_loop_leave_in_one_segment():
+    with paired() as (client, connection):
+        client.send(make_frame("a") + make_frame("b") + make_frame("c"))
+        run_hub()
+        loop = gevent.spawn(lambda: [connection.send(message) for message in connection])
+        assert client.sock.recv(100) == b"\x81\x01a\x81\x01b\x81\x01c"
+        client.send(CLOSE_1000)
+        assert loop.get() == [None] * 3
+
+
+def test_a_reply_leaves_when_its_listener_waits():
+    with paired() as (client, connection):
+        goes_on = Event()
+
+        def reply(message):
+            connection.send(message)
+            goes_on.wait()
+
+        connection.on("message", reply)
+        client.send(make_frame("a") + make_frame("b"))
+        assert client.read(3) == b"\x81\x01a"
+        goes_on.set()
+        assert client.read(3) == b"\x81\x01b"
+
+
+def test_a_reply_leaves_in_the_turn_of_its_send_also_after_a_wait():
+    with paired() as (client, connection):
+        steps = [Event(), Event()]
+
+        def reply(message):
+            if message == "a":
+                steps[0].wait()
+                connection.send(message)
+                steps[1].wait()
+
+        connection.on("message", reply)
+        client.send(make_frame("a") + make_frame("b"))
+        run_hub()
+        steps[0].set()
+        assert client.read(3) == b"\x81\x01a"
+        steps[1].set()
+
+
+def compute(seconds):
+    """Keep the processor, as a listener does that computes."""
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
+
+
+@pytest.mark.parametrize("is_loop", [pytest.param(False, id="event-style"), pytest.param(True, id="loop-style")])
+def test_a_reply_does_not_wait_for_listeners_that_compute(is_loop):
+    with paired() as (client, connection):
+        seen = []
+
+        def reply(message):
+            connection.send(message)
+            seen.append(connection.buffered_amount)
+            compute(0.005)
+
+        client.send(make_frame("a") + make_frame("b") + make_frame("c") + make_frame("d"))
+        run_hub()
+        loop = None
+        if is_loop:
+            loop = gevent.spawn(lambda: [reply(message) for message in connection])
+        else:
+            connection.on("message", reply)
+        assert client.read(12) == b"\x81\x01a\x81\x01b\x81\x01c\x81\x01d"
+        # The cork holds the first reply at most: how long its listener takes is known afterwards.
+        assert seen == [3, 0, 0, 0]
+        client.send(CLOSE_1000)
+        if loop is not None:
+            loop.join()
+
+
+def test_a_large_cork_leaves_although_messages_wait():
+    with paired() as (client, connection):
+        amounts = []
+
+        def reply(message):
+            connection.send(b"." * 40_000)
+            amounts.append(connection.buffered_amount)
+
+        connection.on("message", reply)
+        client.send(make_frame("a") * 3)
+        assert len(b"".join(read_messages(client, 3))) == 120_000
+        assert amounts[0] > 40_000
+        assert amounts[1] < 80_000
+
+
+@pytest.mark.parametrize("end", ["close", "ping", "raise"])
+def test_the_cork_goes_out_before(end):
+    with paired() as (client, connection):
+
+        def reply(message):
+            connection.send(message)
+            if end == "close":
+                connection.close()
+            elif end == "ping":
+                connection.ping()
+            elif end == "raise":
+                raise ConnectionClosed(1000)
+
+        connection.on("message", reply)
+        client.send(make_frame("a") + make_frame("b"))
+        assert client.read(3) == b"\x81\x01a"
