@@ -769,8 +769,10 @@ def test_a_reply_does_not_wait_for_listeners_that_compute(is_loop):
         else:
             connection.on("message", reply)
         assert client.read(12) == b"\x81\x01a\x81\x01b\x81\x01c\x81\x01d"
-        # The cork holds the first reply at most: how long its listener takes is known afterwards.
-        assert seen == [3, 0, 0, 0]
+        # The cork holds the first reply at most: how long its listener takes is known afterwards. A machine that
+        # needs a millisecond to come so far may not even cork that one.
+        assert seen[0] in {0, 3}
+        assert seen[1:] == [0, 0, 0]
         client.send(CLOSE_1000)
         if loop is not None:
             loop.join()
