@@ -29,6 +29,7 @@ PACKAGE = "geventws"
 HOT_MODULES = (
     "masking",
     "frames",
+    "inbox",
     "protocol",
     "events",
     "sockets",

@@ -10,6 +10,7 @@ from geventws._version import __version__
 from geventws.client import connect
 from geventws.config import ClientConfig, ConnectionConfig, ServerConfig
 from geventws.connection import WebSocketConnection
+from geventws.deflate import DeflateOptions
 from geventws.errors import (
     ConfigurationError,
     ConnectError,
@@ -38,6 +39,7 @@ __all__ = [
     "ConnectionClosed",
     "ConnectionConfig",
     "CookieError",
+    "DeflateOptions",
     "HandshakeError",
     "InvalidPayload",
     "InvalidState",

@@ -20,12 +20,14 @@ from gevent import Timeout, socket, ssl
 from geventws.config import ClientConfig, make_config
 from geventws.connection import WebSocketConnection
 from geventws.cookies import serialize_cookie
+from geventws.deflate import check_answer, make_offer
 from geventws.errors import ConnectError, HandshakeError
 from geventws.handshake import (
     check_response,
     check_response_fields,
     make_key,
     parse_response,
+    read_extensions,
     serialize_request,
 )
 from geventws.sockets import detach, set_options
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from urllib.parse import SplitResult
 
+    from geventws.deflate import DeflateOptions, DeflateParameters
     from geventws.handshake import Response
 
 __all__ = ["MAX_FIELD_COUNT", "MAX_HEAD_SIZE", "connect"]
@@ -97,9 +100,9 @@ def connect(
         TypeError: An argument is of a wrong type.
         ValueError: The URL, the origin or a header is illegal, or an argument of TLS does not fit.
     """
-    opening = _Opening(url, subprotocols, origin, _collect_fields(cookies, headers))
-    opening.prepare_tls(ssl_context, server_hostname)
     checked = make_config(ClientConfig, config, options)
+    opening = _Opening(url, subprotocols, origin, _collect_fields(cookies, headers), checked.deflate_options)
+    opening.prepare_tls(ssl_context, server_hostname)
     timer = Timeout.start_new(checked.connect_timeout)
     try:
         return opening.run(checked)
@@ -117,15 +120,28 @@ class _Opening:
     """Carry one opening handshake from its checked arguments to the connection."""
 
     def __init__(
-        self, url: str, subprotocols: Iterable[str], origin: str | None, fields: list[tuple[str, str]]
+        self,
+        url: str,
+        subprotocols: Iterable[str],
+        origin: str | None,
+        fields: list[tuple[str, str]],
+        deflate: DeflateOptions | None,
     ) -> None:
         self._url = parsed = _parse_url(url)
         self._key = make_key()
         self._subprotocols = subprotocols if isinstance(subprotocols, str) else list(subprotocols)
         if parsed.authorization is not None:
             fields = _add_field(fields, "Authorization", parsed.authorization)
+        self._deflate = deflate
+        self._extensions = [] if deflate is None else [make_offer(deflate)]
         self._request = serialize_request(
-            parsed.authority, parsed.target, self._key, subprotocols=self._subprotocols, origin=origin, headers=fields
+            parsed.authority,
+            parsed.target,
+            self._key,
+            subprotocols=self._subprotocols,
+            extensions=self._extensions,
+            origin=origin,
+            headers=fields,
         )
         self._context: ssl.SSLContext | None = None
         self._server_hostname: str | None = None
@@ -165,7 +181,8 @@ class _Opening:
                 sock.do_handshake()
             sock.sendall(self._request)
             response, early = _read_response(sock)
-            subprotocol = check_response(response, self._key, self._subprotocols)
+            subprotocol = check_response(response, self._key, self._subprotocols, self._extensions)
+            agreed = self._read_agreement(response)
             remote_address: str = sock.getpeername()[0]
             stream = detach(sock)
         except BaseException:
@@ -175,6 +192,7 @@ class _Opening:
             stream,
             config,
             is_client=True,
+            deflate=agreed,
             subprotocol=subprotocol,
             request_path=self._url.target,
             remote_address=remote_address,
@@ -183,6 +201,14 @@ class _Opening:
         )
         connection._start()
         return connection
+
+    def _read_agreement(self, response: Response) -> DeflateParameters | None:
+        if self._deflate is None:
+            return None
+        try:
+            return check_answer(read_extensions(response.headers), self._deflate)
+        except ValueError as error:
+            raise HandshakeError(f"the server's answer to permessage-deflate is illegal: {error}") from None
 
 
 def _make_context() -> ssl.SSLContext:

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, TypeVar
 from gevent import ssl
 from gevent.pywsgi import WSGIServer
 
+from geventws.deflate import DeflateOptions
 from geventws.errors import ConfigurationError
 from geventws.proxies import DEFAULT_TRUSTED_PROXIES, Network, parse_networks
 
@@ -59,6 +60,9 @@ _ORIGIN_RULE = (
     'serialised origins (scheme://host[:port] in lower case, without a path or the default port, or "null") or None'
 )
 
+# What `send_nowait`, `send_threadsafe` and ``broadcast`` do above the send mark.
+_POLICIES = ("close", "drop_newest", "drop_oldest")
+
 _UNIT_WORDS = {"s": ", in seconds", "octets": ", in octets"}
 
 
@@ -76,6 +80,24 @@ def _check_size(name: str, value: object) -> int:
     # sys.maxsize: the compiled modules keep sizes in a Py_ssize_t.
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= sys.maxsize:
         raise _refusal(name, value, f"an int from 1 to {sys.maxsize}, in octets")
+    return value
+
+
+def _check_count(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= sys.maxsize:
+        raise _refusal(name, value, f"an int from 1 to {sys.maxsize}")
+    return value
+
+
+def _check_deflate(name: str, value: object) -> bool | DeflateOptions:
+    if not isinstance(value, bool | DeflateOptions):
+        raise _refusal(name, value, "True, False or a DeflateOptions")
+    return value
+
+
+def _check_policy(name: str, value: object) -> str:
+    if not isinstance(value, str) or value not in _POLICIES:
+        raise _refusal(name, value, f"one of {', '.join(map(repr, _POLICIES))}")
     return value
 
 
@@ -218,6 +240,27 @@ class ConnectionConfig:
         help="The largest message that is received, whether it comes in one frame or in many.",
         exceeded="The connection fails with 1009.",
     )
+    # Nobody needs more, and each fragment costs time whatever its size.
+    max_message_fragments: int = option(
+        65536,
+        check=_check_count,
+        help="How many frames a received message may come in; a last empty one does not count.",
+        exceeded="The connection fails with 1009.",
+    )
+    # RFC 6455, 5.5.3: the answer to the latest Ping is one to all before it.
+    max_queued_pongs: int = option(
+        1,
+        check=_check_count,
+        help="How many answers to Pings wait while the peer does not read.",
+        exceeded="The oldest is dropped for the latest.",
+    )
+    # Off, as it is in the seed: it costs time for each message, and secrets beside what an attacker chooses
+    # must not be compressed together.
+    permessage_deflate: bool | DeflateOptions = option(  # noqa: RUF009 - makes a field
+        False,
+        check=_check_deflate,
+        help="Compress messages where the peer agrees (RFC 7692): True, or a DeflateOptions.",
+    )
     # On, so that pings and pongs find gaps in a large message.
     fragment_outgoing_messages: bool = option(
         True,
@@ -309,6 +352,13 @@ class ConnectionConfig:
         help="How much may wait for the peer, each message counted as its octets and 128 more.",
         exceeded="send waits until half of it is left.",
     )
+    # A stream with a gap misleads more programs than a connection that ends, and is opened again.
+    slow_consumer: str = option(
+        "close",
+        check=_check_policy,
+        help='What send_nowait, send_threadsafe and broadcast do above the send mark: "close" fails the connection, '
+        '1013, "drop_newest" drops the message, "drop_oldest" those that have waited longest.',
+    )
     # Leaves TCP the time for several retransmissions, and bounds what a peer that never reads can hold.
     send_timeout: float | None = option(
         30.0,
@@ -338,6 +388,13 @@ class ConnectionConfig:
     def native_keepalive_idle(self) -> float | None:
         """Return the seconds of silence after which TCP itself probes the peer, None where it does not."""
         return self.keepalive_interval if self.keepalive and self.use_native_keepalive else None
+
+    @property
+    def deflate_options(self) -> DeflateOptions | None:
+        """Return the options of permessage-deflate, None where it is off."""
+        if self.permessage_deflate is True:
+            return DeflateOptions()
+        return self.permessage_deflate or None
 
     def _check_together(self) -> None:
         """Refuse options that contradict each other."""
@@ -421,6 +478,8 @@ class ServerConfig(ConnectionConfig):
         return None if self.trusted_proxies is None else parse_trusted_proxies(tuple(self.trusted_proxies))
 
     def _check_together(self) -> None:
+        if self.permessage_deflate and not self.parse_extensions:
+            raise ConfigurationError("permessage_deflate needs parse_extensions=True")
         if not self.auto_accept_connections:
             return
         for name in ("path", "allowed_origins"):

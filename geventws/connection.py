@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from greenlet import getcurrent
 
+from geventws.deflate import serialize_parameters
 from geventws.delivery import Receiver
 from geventws.dispatch import get_dispatcher
 from geventws.frames import check_close
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from geventws.config import ConnectionConfig
+    from geventws.deflate import DeflateParameters
+    from geventws.headers import Extension
     from geventws.sockets import Stream
 
 __all__ = ["WebSocketConnection"]
@@ -63,6 +66,7 @@ class WebSocketConnection(Receiver):
         config: ConnectionConfig,
         *,
         is_client: bool = False,
+        deflate: DeflateParameters | None = None,
         subprotocol: str | None = None,
         request_path: str = "/",
         remote_address: str = "",
@@ -75,16 +79,17 @@ class WebSocketConnection(Receiver):
             stream: Its descriptor belongs to the connection from now on.
             config: The limits and times.
             is_client: Which side this is.
+            deflate: The agreement about permessage-deflate, None for none.
             subprotocol: As the attribute; so are the others.
             request_path: The raw request target.
             remote_address: The client's address.
             remote_addresses: All addresses that are known of it.
             early: Octets that came with the opening handshake.
         """
-        super().__init__(stream, get_dispatcher(), config, is_client=is_client, early=early)
+        super().__init__(stream, get_dispatcher(), config, is_client=is_client, deflate=deflate, early=early)
         self.data: Any = None
         self.subprotocol = subprotocol
-        self.extensions: list[tuple[str, list[tuple[str, str | None]]]] = []
+        self.extensions: list[Extension] = [] if deflate is None else [serialize_parameters(deflate)]
         self.request_path = request_path
         self.remote_address = remote_address
         self.remote_addresses = list(remote_addresses)

@@ -16,7 +16,7 @@ from greenlet import GreenletExit, getcurrent, greenlet
 
 from geventws.errors import ConnectionClosed, InvalidState
 from geventws.frames import CloseCode, WebSocketFrame
-from geventws.protocol import Fragment, Ping, Pong
+from geventws.inbox import Fragment, Ping, Pong
 from geventws.sending import Sender
 from geventws.sockets import monotonic
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from geventws.config import ConnectionConfig
+    from geventws.deflate import DeflateParameters
     from geventws.dispatch import Dispatcher
     from geventws.sockets import Stream
 
@@ -58,9 +59,16 @@ class Receiver(Sender):
     )
 
     def __init__(
-        self, stream: Stream, dispatcher: Dispatcher, config: ConnectionConfig, *, is_client: bool, early: bytes
+        self,
+        stream: Stream,
+        dispatcher: Dispatcher,
+        config: ConnectionConfig,
+        *,
+        is_client: bool,
+        deflate: DeflateParameters | None,
+        early: bytes,
     ) -> None:
-        super().__init__(stream, dispatcher, config, is_client=is_client, early=early)
+        super().__init__(stream, dispatcher, config, is_client=is_client, deflate=deflate, early=early)
         self._message_listeners: tuple[Any, ...] = ()
         self._frame_listeners: tuple[Any, ...] = ()
         self._is_ready = False

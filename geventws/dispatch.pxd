@@ -11,6 +11,7 @@ cdef class Dispatcher:
     cdef readonly object loop
     cdef readonly unsigned long thread_id
     cdef readonly bytearray buffer
+    cdef readonly object compressors
     cdef readonly bint passes_events
     cdef object _ready
     cdef object _parked

@@ -22,6 +22,7 @@ try:
     import cython
 except ImportError:
     from geventws import _cython as cython
+from geventws.deflate import Compressors
 from geventws.protocol import HEADROOM
 from geventws.sockets import monotonic
 
@@ -55,6 +56,7 @@ class Dispatcher:
         hub: The hub; so are ``loop`` its loop and ``thread_id`` its thread.
         passes_events: Whether the loop tells its watchers of errors (libuv).
         buffer: Where received octets lie until they are parsed; the first `HEADROOM` are the parser's.
+        compressors: What connections without a context of their own compress with.
     """
 
     __slots__ = (
@@ -64,6 +66,7 @@ class Dispatcher:
         "_parked",
         "_ready",
         "buffer",
+        "compressors",
         "hub",
         "loop",
         "passes_events",
@@ -76,6 +79,7 @@ class Dispatcher:
         self.passes_events = "libuv" in type(self.loop).__module__
         self.thread_id = get_thread_id()
         self.buffer = bytearray(HEADROOM + RECEIVE_SIZE)
+        self.compressors = Compressors()
         self._ready: deque[Any] = deque()
         self._parked: greenlet | None = None
         self._is_scheduled = False

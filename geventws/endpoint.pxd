@@ -20,7 +20,7 @@ cdef class Endpoint(Transport):
     cdef object _error
     cdef object _latency
     cdef bytes _ping_payload
-    cdef bytes _waiting_pong
+    cdef list _waiting_pongs
     cdef object _timer
     cdef double _timer_deadline
     cdef double _close_deadline
@@ -41,6 +41,8 @@ cdef class Endpoint(Transport):
     @cython.locals(protocol=Protocol)
     cdef object _after_receive(self)
     cdef object _send_replies(self)
+    cdef object _drop_pong(self)
+    cdef object _count_limit(self, str name)
     cdef object _on_reading_over(self)
     cdef object _on_end_of_stream(self)
     cdef bint _is_held(self) except -1

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from gevent.event import Event
 
+from geventws.deflate import Deflate, DeflateOptions
 from geventws.errors import ConnectionClosed
 from geventws.frames import CloseCode, is_sendable_close_code
 from geventws.protocol import HEADROOM, Protocol
@@ -27,7 +28,9 @@ from geventws.transport import Transport
 
 if TYPE_CHECKING:
     from geventws.config import ConnectionConfig
+    from geventws.deflate import DeflateParameters
     from geventws.dispatch import Dispatcher
+    from geventws.protocol import PreparedMessage
     from geventws.sockets import Stream
 
 __all__ = ["Endpoint"]
@@ -72,11 +75,18 @@ class Endpoint(Transport):
         "_receive_mark",
         "_timer",
         "_timer_deadline",
-        "_waiting_pong",
+        "_waiting_pongs",
     )
 
     def __init__(
-        self, stream: Stream, dispatcher: Dispatcher, config: ConnectionConfig, *, is_client: bool, early: bytes
+        self,
+        stream: Stream,
+        dispatcher: Dispatcher,
+        config: ConnectionConfig,
+        *,
+        is_client: bool,
+        deflate: DeflateParameters | None,
+        early: bytes,
     ) -> None:
         super().__init__(stream, dispatcher, config.send_high_water_mark)
         self._config = config
@@ -86,8 +96,11 @@ class Endpoint(Transport):
             is_client=is_client,
             max_frame_size=config.max_received_frame_size,
             max_message_size=config.max_received_message_size,
+            max_fragment_count=config.max_message_fragments,
+            max_reply_count=config.max_queued_pongs,
             fragmentation_threshold=config.fragmentation_threshold if config.fragment_outgoing_messages else 0,
             assembles=config.assemble_fragments,
+            deflate=None if deflate is None else self._make_deflate(deflate),
         )
         if early:
             self._protocol.receive_octets(early)
@@ -113,8 +126,17 @@ class Endpoint(Transport):
         self._ping_time = 0.0
         self._timer: Any = None
         self._timer_deadline = NEVER
-        # The Pong of ours that waits for a gap in the output.
-        self._waiting_pong = b""
+        # The Pongs of ours that wait for a gap in the output.
+        self._waiting_pongs: list[bytes] | None = None
+
+    def _make_deflate(self, agreed: DeflateParameters) -> Deflate:
+        return Deflate(
+            agreed,
+            self._config.deflate_options or DeflateOptions(),
+            self._dispatcher.compressors,
+            is_client=self._is_client,
+            max_message_size=self._config.max_received_message_size,
+        )
 
     def _start(self) -> None:
         """Begin to read and to deliver: the opening handshake is through."""
@@ -185,7 +207,7 @@ class Endpoint(Transport):
             self._wake()
 
     def _send_replies(self) -> None:
-        """Send the Pongs; while the peer does not read, only the latest is kept (5.5.3)."""
+        """Send the Pongs; while the peer does not read, only the latest are kept (5.5.3)."""
         replies = self._protocol.replies
         if self._wire is None:
             octets = b"".join(replies)
@@ -193,14 +215,22 @@ class Endpoint(Transport):
             self._write_control(octets)
             return
         self._protocol.is_output_blocked = True
-        octets = replies[-1]
-        replies.clear()
-        if self._control is not None and self._waiting_pong in self._control:
-            self._output_size += len(octets) - len(self._waiting_pong)
-            self._control[self._control.index(self._waiting_pong)] = octets
-        else:
+        if self._waiting_pongs is None or not self._control:
+            self._waiting_pongs = []
+        for octets in replies[-self._config.max_queued_pongs :]:
+            if len(self._waiting_pongs) == self._config.max_queued_pongs:
+                self._drop_pong()
+            self._waiting_pongs.append(octets)
             self._write_control(octets)
-        self._waiting_pong = octets
+        replies.clear()
+
+    def _drop_pong(self) -> None:
+        """Let the oldest Pong that waits go: a later one answers for it."""
+        octets = self._waiting_pongs.pop(0)  # type: ignore[union-attr]
+        if self._control is not None and octets in self._control:
+            self._control.remove(octets)
+            self._output_size -= len(octets)
+            self._count_limit("max_queued_pongs")
 
     def _on_reading_over(self) -> None:
         self._stop_reading()
@@ -422,6 +452,9 @@ class Endpoint(Transport):
 
     # Output
 
+    def _serialize(self, message: PreparedMessage) -> bytes:
+        return message.serialize(self._protocol)
+
     def _on_output_pending(self) -> None:
         if self._config.send_timeout is not None:
             self._set_deadline(self._last_progress + self._config.send_timeout)
@@ -432,7 +465,7 @@ class Endpoint(Transport):
     def _on_output_empty(self) -> None:
         protocol = self._protocol
         protocol.is_output_blocked = False
-        self._waiting_pong = b""
+        self._waiting_pongs = None
         if self._ping_time == NEVER:
             # A ping passes the messages that wait: its answer may have come before they were through.
             self._ping_time = monotonic() if self._last_received <= self._ping_sent_at else 0.0
@@ -558,6 +591,11 @@ class Endpoint(Transport):
             self._latency = self._last_received - self._ping_sent_at
             self._ping_payload = None
         self._protocol.latest_pong = None
+
+    def _count_limit(self, name: str) -> None:
+        """Count that a limit was exceeded; only a server keeps such counts."""
+        if self._owner is not None:
+            self._owner.count_limit(name)
 
     # Hooks
 

@@ -98,6 +98,14 @@ class InvalidPayload(ProtocolError):
 
 
 class MessageTooBig(ProtocolError):
-    """Report a frame or message above a limit of the receiver (RFC 6455, 7.4.1)."""
+    """Report a frame or message above a limit of the receiver (RFC 6455, 7.4.1).
+
+    Attributes:
+        limit: The option that set the limit, ``""`` where none did.
+    """
 
     close_code = 1009
+
+    def __init__(self, message: str, limit: str = "") -> None:
+        super().__init__(message)
+        self.limit = limit

@@ -33,6 +33,7 @@ __all__ = [
     "make_key",
     "parse_opening",
     "parse_response",
+    "read_extensions",
     "serialize_request",
     "serialize_switch",
 ]
@@ -415,16 +416,22 @@ def check_response(
         raise HandshakeError("the response's Connection header does not contain Upgrade")
     if headers.get("sec-websocket-accept") != [accept_key(key)]:
         raise HandshakeError("the response's Sec-WebSocket-Accept header does not match the key")
-    _check_extensions(headers, {name for name, _ in extensions_offered})
+    offered = {name for name, _ in extensions_offered}
+    if any(name not in offered for name, _ in read_extensions(headers)):
+        raise HandshakeError("the server chose an extension that was not offered")
     return _read_chosen_subprotocol(headers, subprotocols)
 
 
-def _check_extensions(headers: Headers, offered: set[str]) -> None:
+def read_extensions(headers: Headers) -> list[Extension]:
+    """Read the extensions of an answer.
+
+    Raises:
+        HandshakeError: The field is malformed.
+    """
     extensions, error = _read_extensions(headers)
     if error:
         raise error
-    if any(name not in offered for name, _ in extensions):
-        raise HandshakeError("the server chose an extension that was not offered")
+    return extensions
 
 
 def _read_chosen_subprotocol(headers: Headers, offered: Sequence[str]) -> str | None:

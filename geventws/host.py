@@ -52,6 +52,9 @@ class Mount:
         if self.server is not None:
             self.server._connection_closed(connection)
 
+    def count_limit(self, name: str) -> None:
+        """Count that a limit was exceeded."""
+
     def is_stopping(self) -> bool:
         """Tell whether the http server was closed or stopped."""
         return self.host.is_stopping()

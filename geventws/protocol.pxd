@@ -1,21 +1,33 @@
 cimport cython
 from libc.stdint cimport uint32_t
 from geventws cimport frames
+from geventws.inbox cimport Inbox
 from geventws.masking cimport extend_unmasked, unmask
 
-cdef Py_ssize_t _OVERHEAD
-
-cdef Py_ssize_t _weigh(object event) except -1
+cdef int _RSV1
+cdef Py_ssize_t _SLACK
 
 @cython.final
-cdef class Protocol:
+cdef class PreparedMessage:
+    cdef int _first
+    cdef bint _compresses
+    cdef bint _is_fragment
+    cdef readonly bint is_droppable
+    cdef bytes _payload
+    cdef dict _made
+    @cython.locals(octets=bytes)
+    cpdef bytes serialize(self, Protocol protocol)
+
+@cython.final
+cdef class Protocol(Inbox):
+    cdef object _deflate
+    cdef bint _is_compressed
     cdef bint _is_client
     cdef bint _assembles
     cdef bint _is_streaming
     cdef bint _is_skipping
     cdef public bint auto_pong
     cdef public bint reports_control
-    cdef public bint is_discarding
     cdef public bint is_output_blocked
     cdef public bint is_close_received
     cdef public int close_code
@@ -24,14 +36,13 @@ cdef class Protocol:
     cdef uint32_t _key
     cdef Py_ssize_t _max_frame_size
     cdef Py_ssize_t _max_message_size
+    cdef Py_ssize_t _max_fragment_count
+    cdef Py_ssize_t _max_reply_count
     cdef Py_ssize_t _threshold
-    cdef Py_ssize_t _taken
-    cdef public Py_ssize_t queued_size
     cdef Py_ssize_t _left
     cdef Py_ssize_t _phase
     cdef Py_ssize_t _size
     cdef Py_ssize_t _fragment_count
-    cdef list _inbox
     cdef public list replies
     cdef public object failure
     cdef public str close_reason
@@ -41,6 +52,7 @@ cdef class Protocol:
     cdef bytes _tail
     cdef bytearray _control
     cdef bytearray _partial
+    cdef bytearray _inflated
 
     cpdef receive(self, bytearray buffer, Py_ssize_t start, Py_ssize_t stop)
 
@@ -53,11 +65,16 @@ cdef class Protocol:
     @cython.locals(opcode=int)
     cdef object _check_first_octet(self, int first)
     cdef Py_ssize_t _parse_extended_size(self, bytearray buffer, Py_ssize_t start, Py_ssize_t stop) except -1
+    cdef object _check_reserved_bits(self, int first, int opcode)
     cdef object _check_size(self, int first, Py_ssize_t size)
+    cdef object _check_message_size(self, int first, Py_ssize_t size)
     cdef object _begin_data_frame(self, int first, Py_ssize_t size)
     cdef object _hold(self, bytearray buffer, Py_ssize_t start, Py_ssize_t stop)
     @cython.locals(have=Py_ssize_t)
-    cdef object _extend_partial(self, bytearray buffer, Py_ssize_t start, Py_ssize_t stop)
+    cdef object _extend_partial(self, bytearray buffer, Py_ssize_t start, Py_ssize_t stop, bint ends)
+    @cython.locals(inflated=bytes)
+    cdef object _extend_inflated(self, bytes octets, bint ends)
+    cdef bytes _inflate(self, bytes octets, bint ends)
     cdef object _check_text(self, bytes octets)
     @cython.locals(fin=bint)
     cdef object _end_fragment(self, bytearray buffer, Py_ssize_t start, Py_ssize_t stop)
@@ -67,9 +84,9 @@ cdef class Protocol:
     @cython.locals(opcode=int)
     cdef object _end_control_frame(self, bytearray buffer, Py_ssize_t start, Py_ssize_t stop)
     cdef object _reply(self, bytes payload)
-    cdef object _queue(self, object event)
-    cpdef bint has_events(self) except -1
-    cpdef bint is_next_control(self) except -1
-    cpdef object take(self)
-    cpdef bytes serialize(self, int opcode, bytes payload)
+    @cython.locals(compressed=bytes)
+    cpdef bytes serialize(self, int opcode, bytes payload, bint compresses=*)
     cpdef bytes serialize_frame(self, int first, bytes payload)
+    cpdef bytes serialize_fragment(self, int first, bytes payload, bint compresses)
+    cpdef object make_sharing_key(self)
+    cpdef bint compresses(self) except -1

@@ -14,53 +14,82 @@ from __future__ import annotations
 import os
 import sys
 from codecs import utf_8_decode
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
 from geventws import frames
+from geventws.deflate import DEFLATE_TAIL
 from geventws.errors import InvalidPayload, MessageTooBig, ProtocolError
 from geventws.frames import MAX_CONTROL_PAYLOAD_SIZE, WebSocketFrame, parse_close
+from geventws.inbox import Fragment, Inbox, Ping, Pong
 from geventws.masking import extend_unmasked, unmask
 
-__all__ = ["HEADROOM", "MAX_MESSAGE_FRAGMENTS", "QUEUE_OVERHEAD", "Fragment", "Ping", "Pong", "Protocol"]
+if TYPE_CHECKING:
+    from geventws.deflate import Deflate
+
+__all__ = ["HEADROOM", "PreparedMessage", "Protocol"]
 
 #: Octets that `Protocol.receive` needs free in front of the received ones: a header that was cut
 #: off by the end of the last buffer, at most 13 of its 14 octets, goes there.
 HEADROOM = 16
-#: What a queued message counts beside its octets: without it, millions of tiny messages would pass
-#: under a high-water mark.
-QUEUE_OVERHEAD = 128
-# The same as a C number in the compiled package, where a module's global is an object.
-_OVERHEAD = QUEUE_OVERHEAD
-#: Above this a message is refused: nobody needs it, and each fragment costs time whatever its size.
-MAX_MESSAGE_FRAGMENTS = 65536
+# RFC 7692, 6: the "Per-Message Compressed" bit is RSV1 of a message's first frame.
+_RSV1 = 0x40
+# What a tiny compressed message may have above its limit on the wire: the end of a block for each flush.
+_SLACK = 1024
 #: What no limit exceeds, so that the sum of two sizes fits into a Py_ssize_t.
 _HUGE = sys.maxsize // 4
 
 
-class Ping(NamedTuple):
-    """Report a Ping that the peer sent (5.5.2)."""
+class PreparedMessage:
+    """Hold a message until it moves to the wire, and serialise it once for all connections that send the same octets.
 
-    payload: bytes
+    Attributes:
+        is_droppable: Whether a slow consumer may lose it.
+    """
+
+    __slots__ = ("_compresses", "_first", "_is_fragment", "_made", "_payload", "is_droppable")
+
+    def __init__(
+        self, first: int, payload: bytes, compresses: bool, *, is_droppable: bool = False, is_fragment: bool = False
+    ) -> None:
+        """Prepare a message, or one fragment.
+
+        Args:
+            first: The opcode; FIN is for fragments alone.
+            payload: The octets, not compressed.
+            compresses: False leaves it as it is although compression was agreed.
+            is_droppable: As the attribute.
+            is_fragment: Whether it is one frame of a message whose fragments are the caller's.
+        """
+        self._first = first
+        self._payload = payload
+        self._compresses = compresses
+        self._is_fragment = is_fragment
+        self._made: dict[object, bytes] | None = None
+        self.is_droppable = is_droppable
+
+    def __len__(self) -> int:
+        """Return the octets of the payload."""
+        return len(self._payload)
+
+    def serialize(self, protocol: Protocol) -> bytes:
+        """Return the octets that go out; what protocols of the same parameters share is made once."""
+        if self._is_fragment:
+            return protocol.serialize_fragment(self._first, self._payload, self._compresses)
+        key = protocol.make_sharing_key()
+        if key is None:
+            return protocol.serialize(self._first, self._payload, self._compresses)
+        if self._made is None:
+            self._made = {}
+        octets = self._made.get(key)
+        if octets is None:
+            octets = self._made[key] = protocol.serialize(self._first, self._payload, self._compresses)
+        return octets
 
 
-class Pong(NamedTuple):
-    """Report a Pong that the peer sent (5.5.3)."""
-
-    payload: bytes
-
-
-class Fragment(NamedTuple):
-    """Hold one piece of a message that is streamed; ``fin`` marks the last one."""
-
-    payload: str | bytes
-    fin: bool
-
-
-class Protocol:
+class Protocol(Inbox):
     """Keep the state of one connection's protocol.
 
     Attributes:
-        queued_size: The inbox's events, each counted as its octets and `QUEUE_OVERHEAD`.
         replies: Serialised Pongs that wait to be sent.
         is_output_blocked: Set by the owner while the peer does not read: only the latest Pong is kept (5.5.3).
         failure: The violation that ended reading, or None.
@@ -72,33 +101,34 @@ class Protocol:
     __slots__ = (
         "_assembles",
         "_control",
+        "_deflate",
         "_first_octet",
         "_fragment_count",
         "_head",
-        "_inbox",
+        "_inflated",
         "_is_client",
+        "_is_compressed",
         "_is_skipping",
         "_is_streaming",
         "_key",
         "_left",
+        "_max_fragment_count",
         "_max_frame_size",
         "_max_message_size",
+        "_max_reply_count",
         "_opcode",
         "_partial",
         "_phase",
         "_size",
         "_tail",
-        "_taken",
         "_threshold",
         "auto_pong",
         "close_code",
         "close_reason",
         "failure",
         "is_close_received",
-        "is_discarding",
         "is_output_blocked",
         "latest_pong",
-        "queued_size",
         "replies",
         "reports_control",
         "sent_close_code",
@@ -110,8 +140,11 @@ class Protocol:
         is_client: bool = False,
         max_frame_size: int = 65536,
         max_message_size: int = 1048576,
+        max_fragment_count: int = 65536,
+        max_reply_count: int = 1,
         fragmentation_threshold: int = 16384,
         assembles: bool = True,
+        deflate: Deflate | None = None,
     ) -> None:
         """Start with an open connection.
 
@@ -119,23 +152,26 @@ class Protocol:
             is_client: Which side this is.
             max_frame_size: Payload octets of one received frame; more fails with 1009.
             max_message_size: Payload octets of one received message; more fails with 1009.
+            max_fragment_count: Frames of one received message; more fails with 1009.
+            max_reply_count: Pongs that are kept while the output is blocked, the latest ones.
             fragmentation_threshold: Payload octets of one sent frame; 0 never fragments.
             assembles: Whether fragments become messages; else every frame is a `WebSocketFrame`.
+            deflate: The agreement about permessage-deflate (RFC 7692); None for none.
         """
+        super().__init__()
         self._is_client = is_client
         self._max_frame_size = min(max_frame_size, _HUGE)
         self._max_message_size = min(max_message_size, _HUGE)
+        self._max_fragment_count = min(max_fragment_count, _HUGE)
+        self._max_reply_count = min(max_reply_count, _HUGE)
         self._threshold = fragmentation_threshold or _HUGE
+        self._deflate = deflate
         self._assembles = assembles
         self._is_streaming = False
         self._is_skipping = False
         self.auto_pong = True
         self.reports_control = False
-        self.is_discarding = False
         self.is_output_blocked = False
-        self._inbox: list[object] = []
-        self._taken = 0
-        self.queued_size = 0
         self.replies: list[bytes] = []
         self.failure: ProtocolError | None = None
         self.is_close_received = False
@@ -154,7 +190,10 @@ class Protocol:
         self._opcode = 0
         self._size = 0
         self._fragment_count = 0
+        self._is_compressed = False
         self._partial: bytearray | None = None
+        # A compressed message whose frames are delivered as they came.
+        self._inflated: bytearray | None = None
         self._tail = b""
 
     # What comes in
@@ -179,7 +218,7 @@ class Protocol:
             self._parse(buffer, start, stop)
         except ProtocolError as error:
             self.failure = error
-            self._partial = self._control = None
+            self._partial = self._control = self._inflated = None
 
     def receive_octets(self, octets: bytes) -> None:
         """Parse octets that lie in no shared buffer."""
@@ -209,7 +248,8 @@ class Protocol:
                 and self._assembles
                 and not (self._is_streaming or self._is_skipping)
             ):
-                self._end_message(unmask(buffer, start, start + size, self._key, 0))
+                payload = unmask(buffer, start, start + size, self._key, 0)
+                self._end_message(self._inflate(payload, True) if self._is_compressed else payload)
             else:
                 self._end_fragment(buffer, start, start + size)
             start += size
@@ -251,7 +291,7 @@ class Protocol:
     def _check_first_octet(self, first: int) -> None:
         opcode = first & 0x0F
         if first & 0x70:
-            raise ProtocolError("a reserved bit is set, and no extension was negotiated (5.2)")
+            self._check_reserved_bits(first, opcode)
         if 2 < opcode < 8 or opcode > 10:
             raise ProtocolError(f"opcode {opcode} is reserved (5.2)")
         if opcode & 0x08:
@@ -261,6 +301,14 @@ class Protocol:
             raise ProtocolError("a new message begins within a fragmented one (5.4)")
         elif not opcode and not self._opcode:
             raise ProtocolError("a continuation frame continues nothing (5.4)")
+
+    def _check_reserved_bits(self, first: int, opcode: int) -> None:
+        if self._deflate is None:
+            raise ProtocolError("a reserved bit is set, and no extension was negotiated (5.2)")
+        if first & 0x30:
+            raise ProtocolError("a reserved bit is set that permessage-deflate does not use (5.2)")
+        if opcode == 0 or opcode & 0x08:
+            raise ProtocolError("RSV1 is set on a frame that does not begin a message (RFC 7692, 6.1)")
 
     def _parse_extended_size(self, buffer: bytearray, start: int, stop: int) -> int:
         size = int.from_bytes(buffer[start:stop], "big")
@@ -273,16 +321,24 @@ class Protocol:
 
     def _check_size(self, first: int, size: int) -> None:
         if size > self._max_frame_size:
-            raise MessageTooBig(f"a frame has more than {self._max_frame_size} octets")
+            raise MessageTooBig(f"a frame has more than {self._max_frame_size} octets", "max_received_frame_size")
         if self._size + size > self._max_message_size:
-            raise MessageTooBig(f"a message has more than {self._max_message_size} octets")
+            self._check_message_size(first, self._size + size)
         # A final empty frame only ends the message: senders that cut at a fixed size do it so.
-        if not first & 0x0F and self._fragment_count >= MAX_MESSAGE_FRAGMENTS and (size or not first & 0x80):
-            raise MessageTooBig(f"a message has more than {MAX_MESSAGE_FRAGMENTS} fragments")
+        if not first & 0x0F and self._fragment_count >= self._max_fragment_count and (size or not first & 0x80):
+            count = self._max_fragment_count
+            raise MessageTooBig(f"a message has more than {count} fragments", "max_message_fragments")
+
+    def _check_message_size(self, first: int, size: int) -> None:
+        """Refuse a message that is too big; a compressed one is when it is inflated, and what does not shrink grows."""
+        is_compressed = bool(first & _RSV1) if first & 0x0F else self._is_compressed
+        if not is_compressed or size > self._max_message_size + (self._max_message_size >> 3) + _SLACK:
+            raise MessageTooBig(f"a message has more than {self._max_message_size} octets", "max_received_message_size")
 
     def _begin_data_frame(self, first: int, size: int) -> None:
         if first & 0x0F:
             self._opcode = first & 0x0F
+            self._is_compressed = bool(first & _RSV1)
             self._fragment_count = 0
         self._size += size
         self._fragment_count += 1
@@ -294,17 +350,36 @@ class Protocol:
                 self._control = bytearray()
             extend_unmasked(self._control, buffer, start, stop, self._key, self._phase)
         else:
-            self._extend_partial(buffer, start, stop)
+            self._extend_partial(buffer, start, stop, False)
         self._left -= stop - start
         self._phase += stop - start
 
-    def _extend_partial(self, buffer: bytearray, start: int, stop: int) -> None:
+    def _extend_partial(self, buffer: bytearray, start: int, stop: int, ends: bool) -> None:
+        """Take a part of a data frame's payload; ``ends`` says that its message ends with it."""
         if self._partial is None:
             self._partial = bytearray()
+        if self._is_compressed:
+            self._extend_inflated(unmask(buffer, start, stop, self._key, self._phase), ends)
+            return
         have = len(self._partial)
         extend_unmasked(self._partial, buffer, start, stop, self._key, self._phase)
         if self._opcode == 1:
             self._check_text(bytes(self._partial[have:]))
+
+    def _extend_inflated(self, octets: bytes, ends: bool) -> None:
+        inflated = self._inflate(octets, ends)
+        if self._assembles:
+            self._partial += inflated  # type: ignore[operator]
+        else:
+            # A frame is delivered as it came, and its message where it is a single frame's.
+            self._partial += octets  # type: ignore[operator]
+            if self._first_octet & 0x0F and self._first_octet & 0x80:
+                self._inflated = (self._inflated or bytearray()) + inflated
+        if self._opcode == 1:
+            self._check_text(inflated)
+
+    def _inflate(self, octets: bytes, ends: bool) -> bytes:
+        return self._deflate.inflate(octets, ends)  # type: ignore[union-attr]
 
     def _check_text(self, octets: bytes) -> None:
         """Fail as soon as an octet makes it certain that a text is not UTF-8 (8.1)."""
@@ -321,8 +396,8 @@ class Protocol:
 
     def _end_fragment(self, buffer: bytearray, start: int, stop: int) -> None:
         """Take the rest of a data frame that is not a whole message in one buffer."""
-        self._extend_partial(buffer, start, stop)
         fin = bool(self._first_octet & 0x80)
+        self._extend_partial(buffer, start, stop, fin)
         if fin and self._tail:
             raise InvalidPayload("a text message ends within a character")
         if not self._assembles:
@@ -343,9 +418,7 @@ class Protocol:
                 raise _not_utf_8(error) from None
         self._opcode = 0
         self._size = 0
-        if not self.is_discarding:
-            self._inbox.append(message)
-            self.queued_size += len(payload) + _OVERHEAD
+        self._queue_message(message, len(payload))
 
     def _end_frame(self, fin: bool) -> None:
         payload = bytes(self._partial)  # type: ignore[arg-type]
@@ -354,6 +427,9 @@ class Protocol:
         if not fin:
             return
         if self._first_octet & 0x0F:
+            if self._inflated is not None:
+                payload = bytes(self._inflated)
+                self._inflated = None
             self._end_message(payload)
         else:
             self._opcode = 0
@@ -390,7 +466,7 @@ class Protocol:
         if opcode == 8:
             self.close_code, self.close_reason = parse_close(payload)
             self.is_close_received = True
-            self._partial = None
+            self._partial = self._inflated = None
         elif opcode == 9:
             if self.auto_pong:
                 self._reply(payload)
@@ -410,48 +486,12 @@ class Protocol:
     def _reply(self, payload: bytes) -> None:
         if self.sent_close_code is not None:
             return
-        if self.is_output_blocked:
+        if self.is_output_blocked and len(self.replies) >= self._max_reply_count:
             # 5.5.3: "MAY elect to send a Pong frame for only the most recently processed Ping frame".
-            self.replies.clear()
+            del self.replies[: len(self.replies) - self._max_reply_count + 1]
         self.replies.append(self.serialize_frame(0x8A, payload))
 
-    # The inbox
-
-    def _queue(self, event: Ping | Pong | Fragment | WebSocketFrame) -> None:
-        if not self.is_discarding:
-            self._inbox.append(event)
-            self.queued_size += _weigh(event)
-
-    def has_events(self) -> bool:
-        """Tell whether `take` has something to give."""
-        return self._taken < len(self._inbox)
-
-    def take(self) -> object:
-        """Remove the oldest event: a message (str, bytes), `WebSocketFrame`, `Fragment`, `Ping` or `Pong`."""
-        event = self._inbox[self._taken]
-        self._inbox[self._taken] = None
-        self._taken += 1
-        if self._taken == len(self._inbox):
-            self._inbox.clear()
-            self._taken = 0
-            self.queued_size = 0
-        else:
-            self.queued_size -= _weigh(event)
-            if self._taken >= 1024 and self._taken * 2 >= len(self._inbox):
-                del self._inbox[: self._taken]
-                self._taken = 0
-        return event
-
-    def is_next_control(self) -> bool:
-        """Tell whether the oldest event is a Ping or a Pong."""
-        return self._taken < len(self._inbox) and type(self._inbox[self._taken]) in (Ping, Pong)
-
-    def discard(self) -> None:
-        """Drop what is queued, and all that comes."""
-        self.is_discarding = True
-        self._inbox.clear()
-        self._taken = 0
-        self.queued_size = 0
+    # Streaming
 
     def stream(self) -> None:
         """Give the pieces of one message, the one in progress or the next, as `Fragment` each."""
@@ -459,23 +499,47 @@ class Protocol:
 
     def skip_stream(self) -> None:
         """Drop the rest of a message whose pieces nobody wants any more."""
-        kept = [event for event in self._inbox[self._taken :] if type(event) is not Fragment]
-        self._inbox[:] = kept
-        self._taken = 0
-        self.queued_size = sum(map(_weigh, kept))
+        self._drop_fragments()
         self._is_skipping = self._is_skipping or (self._is_streaming and self._opcode != 0)
         self._is_streaming = False
 
     # What goes out
 
-    def serialize(self, opcode: int, payload: bytes) -> bytes:
-        """Serialise a message, in fragments where the threshold asks for them (5.4)."""
+    def serialize(self, opcode: int, payload: bytes, compresses: bool = True) -> bytes:
+        """Serialise a message, compressed where that was agreed and pays, in fragments above the threshold (5.4)."""
+        if compresses and self._deflate is not None and len(payload) >= self._deflate.threshold:
+            compressed = self._deflate.compress(payload)
+            # Where the compressor keeps a context, the peer has to see all that it saw.
+            if self._deflate.sharing_key is None or len(compressed) < len(payload):
+                payload = compressed
+                opcode |= _RSV1
         if self._is_client:
             count = max(1, -(-len(payload) // self._threshold))
             return frames.serialize_message(opcode, payload, self._threshold, [_make_key() for _ in range(count)])
         if len(payload) <= self._threshold:
             return frames.serialize_frame(0x80 | opcode, payload)
         return frames.serialize_message(opcode, payload, self._threshold)
+
+    def serialize_fragment(self, first: int, payload: bytes, compresses: bool) -> bytes:
+        """Serialise one fragment of a message, all of which are compressed where that was agreed, or none."""
+        if compresses and self._deflate is not None:
+            if not first & 0x0F:
+                # Without its last octets each piece but the message's last would end within a block (RFC 7692, 7.2.1).
+                payload = b"" if first & 0x80 else DEFLATE_TAIL + self._deflate.compress(payload)
+            else:
+                payload = self._deflate.compress(payload)
+                first |= _RSV1
+        return self.serialize_frame(first, payload)
+
+    def make_sharing_key(self) -> object:
+        """Return what is equal for protocols that serialise a message to the same octets, None where none does."""
+        if self._is_client or (self._deflate is not None and self._deflate.sharing_key is None):
+            return None
+        return self._threshold, self._deflate and (self._deflate.sharing_key, self._deflate.threshold)
+
+    def compresses(self) -> bool:
+        """Tell whether permessage-deflate was agreed: messages then have to be serialised in the order of the wire."""
+        return self._deflate is not None
 
     def serialize_frame(self, first: int, payload: bytes) -> bytes:
         """Serialise one frame with the given first octet."""
@@ -495,12 +559,3 @@ def _make_key() -> int:
 
 def _not_utf_8(error: UnicodeDecodeError) -> InvalidPayload:
     return InvalidPayload(f"text is not UTF-8: {error.reason} (0x{error.object[error.start]:02x})")
-
-
-def _weigh(event: object) -> int:
-    """Count what `Protocol.queued_size` holds for an event: octets and an overhead."""
-    if type(event) is bytes:
-        return len(event) + _OVERHEAD
-    if type(event) is str:
-        return (len(event) if event.isascii() else len(event.encode())) + _OVERHEAD
-    return _weigh(event.payload)  # type: ignore[attr-defined]

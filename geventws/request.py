@@ -21,6 +21,7 @@ from webob.multidict import MultiDict
 
 from geventws.connection import WebSocketConnection
 from geventws.cookies import parse_cookies
+from geventws.deflate import accept_offer, serialize_parameters
 from geventws.errors import HandshakeError, InvalidState
 from geventws.events import Emitter
 from geventws.handshake import choose_subprotocol, parse_opening, serialize_switch
@@ -30,6 +31,7 @@ from geventws.proxies import resolve_addresses
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from geventws.deflate import DeflateParameters
     from geventws.handler import WebSocketHandler
     from geventws.host import Mount
     from geventws.sockets import Stream
@@ -167,13 +169,15 @@ class WebSocketRequest(Emitter):
             raise self.error
         try:
             chosen = choose_subprotocol(subprotocol, self.requested_subprotocols)
-            fields = serialize_switch(self.key, chosen, [], origin, cookies or (), headers or ())
+            agreed = self._agree_on_deflate()
+            extensions = [] if agreed is None else [serialize_parameters(agreed)]
+            fields = serialize_switch(self.key, chosen, extensions, origin, cookies or (), headers or ())
         except Exception:
             self._answer(500, "", (), None)
             raise
         try:
             self._resolve("accepted")
-            connection = self.connection = self._switch(chosen, fields)
+            connection = self.connection = self._switch(chosen, agreed, fields)
             try:
                 self._mount.connection_opened(connection)
                 self._emit_logged("accepted", connection)
@@ -190,7 +194,13 @@ class WebSocketRequest(Emitter):
         elif self._mount.is_stopping():
             connection.close(1001)
 
-    def _switch(self, subprotocol: str | None, fields: list[tuple[str, str]]) -> WebSocketConnection:
+    def _agree_on_deflate(self) -> DeflateParameters | None:
+        options = self.config.deflate_options
+        return None if options is None else accept_offer(self.requested_extensions, options)
+
+    def _switch(
+        self, subprotocol: str | None, agreed: DeflateParameters | None, fields: list[tuple[str, str]]
+    ) -> WebSocketConnection:
         """Send the 101 and take the socket from the handler."""
         if not self.is_client_gone:
             self.is_client_gone = self._handler.is_client_gone()
@@ -204,6 +214,7 @@ class WebSocketRequest(Emitter):
         connection = WebSocketConnection(
             stream,
             self.config,
+            deflate=agreed,
             subprotocol=subprotocol,
             request_path=self.resource,
             remote_address=self.remote_address,

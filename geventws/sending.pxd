@@ -1,7 +1,7 @@
 cimport cython
 from geventws.dispatch cimport Dispatcher, get_thread_id
 from geventws.endpoint cimport Endpoint
-from geventws.protocol cimport Protocol
+from geventws.protocol cimport PreparedMessage, Protocol
 
 cdef class Sender(Endpoint):
     cdef object _drained
@@ -9,7 +9,13 @@ cdef class Sender(Endpoint):
     cdef bint _is_prompt
     cdef bint _is_sending_fragments
 
-    cpdef send(self, object message)
+    cdef Py_ssize_t _dropped_count
+    cdef bint _is_dropping
+
     cdef bint _is_foreign(self) except -1
-    cdef object _send_message(self, int opcode, bytes payload)
+    cdef object _send_message(self, int opcode, bytes payload, bint compresses)
+    cdef object _write_entry(self, object entry)
+    cpdef bint _send_prepared(self, PreparedMessage message) except -1
+    cdef Py_ssize_t _measure_output(self) except -1
+    cdef bint _make_room(self) except -1
     cdef object _on_drained(self)

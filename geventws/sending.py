@@ -1,14 +1,15 @@
 """How an application's messages go out, and who waits for that: the send family of a connection.
 
-Strategy: a message is serialised at once. While received messages wait for the application its
+Strategy: while nothing waits, a message is serialised at once. While received messages wait for the application its
 replies are corked: they leave in one system call. A greenlet that sends above the high-water mark
-has its message queued and then waits; so the order is that of the calls. Behind a fragmented message that
-is not complete the others are kept in order.
+has its message queued and then waits; so the order is that of the calls. Whoever may not wait meets the
+slow-consumer policy there. Behind a fragmented message that is not complete the others are kept in order.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
+import logging
 from typing import TYPE_CHECKING, Any
 
 from gevent.event import Event
@@ -26,16 +27,20 @@ from geventws.frames import (
     is_sendable_close_code,
     parse_close,
 )
-from geventws.protocol import QUEUE_OVERHEAD
+from geventws.inbox import QUEUE_OVERHEAD
+from geventws.protocol import PreparedMessage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from geventws.config import ConnectionConfig
+    from geventws.deflate import DeflateParameters
     from geventws.dispatch import Dispatcher
     from geventws.sockets import Stream
 
 __all__ = ["Sender", "check_message"]
+
+logger = logging.getLogger("geventws")
 
 _TEXT = 1
 _BINARY = 2
@@ -44,24 +49,44 @@ _BINARY = 2
 class Sender(Endpoint):
     """Send messages, frames and our Close."""
 
-    __slots__ = ("_deferred", "_drained", "_is_prompt", "_is_sending_fragments")
+    __slots__ = (
+        "_deferred",
+        "_drained",
+        "_dropped_count",
+        "_is_dropping",
+        "_is_prompt",
+        "_is_sending_fragments",
+    )
 
     def __init__(
-        self, stream: Stream, dispatcher: Dispatcher, config: ConnectionConfig, *, is_client: bool, early: bytes
+        self,
+        stream: Stream,
+        dispatcher: Dispatcher,
+        config: ConnectionConfig,
+        *,
+        is_client: bool,
+        deflate: DeflateParameters | None,
+        early: bytes,
     ) -> None:
-        super().__init__(stream, dispatcher, config, is_client=is_client, early=early)
+        super().__init__(stream, dispatcher, config, is_client=is_client, deflate=deflate, early=early)
         # Whether the application answers at once, so that its replies may be corked.
         self._is_prompt = True
         self._drained: Any = None
         self._is_sending_fragments = False
-        self._deferred: list[bytes] | None = None
+        self._deferred: list[bytes | PreparedMessage] | None = None
+        self._dropped_count = 0
+        self._is_dropping = False
 
     @property
     def buffered_amount(self) -> int:
         """The octets that wait to be sent, corked ones included."""
         waiting = len(self._queue) * QUEUE_OVERHEAD if self._queue is not None else 0
-        deferred = sum(map(len, self._deferred)) if self._deferred is not None else 0
-        return self._output_size - waiting + self._cork_size + deferred
+        return self._measure_output() - waiting
+
+    @property
+    def dropped_message_count(self) -> int:
+        """The messages that this slow consumer lost, where ``slow_consumer`` is a policy that drops them."""
+        return self._dropped_count
 
     @property
     def output_buffer_full(self) -> bool:
@@ -82,12 +107,16 @@ class Sender(Endpoint):
         if self._is_open:
             self._start_closing(int(code), reason)
 
-    def send(self, message: str | bytes | bytearray | memoryview) -> None:
+    def send(self, message: str | bytes | bytearray | memoryview, *, compress: bool = True) -> None:
         """Send a message, as text or binary by its type (seed: send).
 
         Blocks while more than ``send_high_water_mark`` waits to be sent, until half of it has left. Any number of
         greenlets may send at once: the order is that of the calls. When a ``gevent.Timeout`` of the caller
         strikes, the message stays queued.
+
+        Args:
+            message: str goes out as text, the others as binary.
+            compress: False leaves this message as it is where permessage-deflate was agreed.
 
         Raises:
             TypeError: ``message`` is neither str nor bytes-like.
@@ -97,16 +126,16 @@ class Sender(Endpoint):
         if not self._is_open or self._is_foreign() or getcurrent() is self._dispatcher.hub:
             self._refuse_to_send()
         if type(message) is str:
-            self._send_message(_TEXT, message.encode())
+            self._send_message(_TEXT, message.encode(), compress)
         elif type(message) is bytes:
-            self._send_message(_BINARY, message)
+            self._send_message(_BINARY, message, compress)
         else:
             opcode, payload = check_message(message)
-            self._send_message(opcode, payload)
+            self._send_message(opcode, payload, compress)
         if self._is_full:
             self._wait_for_drain()
 
-    def send_text(self, message: str) -> None:
+    def send_text(self, message: str, *, compress: bool = True) -> None:
         """Send a text message (seed: sendUTF); see `send`.
 
         Raises:
@@ -114,9 +143,9 @@ class Sender(Endpoint):
         """
         if not isinstance(message, str):
             raise TypeError(f"send_text takes a str, not {type(message).__name__}")
-        self.send(message)
+        self.send(message, compress=compress)
 
-    def send_bytes(self, message: bytes | bytearray | memoryview) -> None:
+    def send_bytes(self, message: bytes | bytearray | memoryview, *, compress: bool = True) -> None:
         """Send a binary message (seed: sendBytes); see `send`.
 
         Raises:
@@ -124,13 +153,21 @@ class Sender(Endpoint):
         """
         if isinstance(message, str):  # type: ignore[unreachable]
             raise TypeError("send_bytes takes bytes, not str")
-        self.send(message)
+        self.send(message, compress=compress)
 
-    def send_nowait(self, message: str | bytes | bytearray | memoryview) -> None:
+    def send_nowait(self, message: str | bytes | bytearray | memoryview, *, compress: bool = True) -> bool:
         """Send a message without ever waiting; hub callbacks may call it.
 
-        A peer that has not taken ``send_high_water_mark`` octets is a slow consumer: the connection is failed with
-        1013, and the message is lost.
+        A peer that has not taken ``send_high_water_mark`` octets is a slow consumer, and what happens is what
+        ``slow_consumer`` says: the connection fails with 1013, or the newest or the oldest messages are dropped. Only
+        messages sent by this method, `send_threadsafe` and ``broadcast`` are ever dropped.
+
+        Args:
+            message: As for `send`.
+            compress: As for `send`.
+
+        Returns:
+            Whether the message was queued; False when it was lost.
 
         Raises:
             TypeError: ``message`` is neither str nor bytes-like.
@@ -142,21 +179,28 @@ class Sender(Endpoint):
         if not self._is_open:
             raise self._make_closed_error()
         opcode, payload = check_message(message)
-        self._send_queued(self._protocol.serialize(opcode, payload))
+        return self._send_prepared(PreparedMessage(opcode, payload, compress, is_droppable=True))
 
-    def send_threadsafe(self, message: str | bytes | bytearray | memoryview) -> concurrent.futures.Future[None]:
+    def send_threadsafe(
+        self, message: str | bytes | bytearray | memoryview, *, compress: bool = True
+    ) -> concurrent.futures.Future[bool]:
         """Send a message from any thread; does not block.
 
+        Args:
+            message: As for `send`.
+            compress: As for `send`.
+
         Returns:
-            A future that is done when the message is queued; its exception is that of `send_nowait`. The thread of
-            the connection's own hub must not wait for it.
+            A future of what `send_nowait` returns or raises. The thread of the connection's own hub must not wait for
+            it.
 
         Raises:
             TypeError: ``message`` is neither str nor bytes-like.
         """
         opcode, payload = check_message(message)
-        future: concurrent.futures.Future[None] = concurrent.futures.Future()
-        self._dispatcher.loop.run_callback_threadsafe(self._send_for_thread, opcode, payload, future)
+        prepared = PreparedMessage(opcode, payload, compress, is_droppable=True)
+        future: concurrent.futures.Future[bool] = concurrent.futures.Future()
+        self._dispatcher.loop.run_callback_threadsafe(self._send_for_thread, prepared, future)
         return future
 
     def send_frame(self, frame: WebSocketFrame) -> None:
@@ -187,20 +231,21 @@ class Sender(Endpoint):
         self._is_sending_fragments = True
         self._send_fragment(octets, frame.fin)
 
-    def _send_fragment(self, octets: bytes, fin: bool) -> None:
-        self._write(octets)
+    def _send_fragment(self, fragment: bytes | PreparedMessage, fin: bool) -> None:
+        self._write_entry(fragment)
         if fin:
             self._end_fragments()
         if self._is_full:
             self._wait_for_drain()
 
-    def send_fragments(self, fragments: Iterable[str | bytes]) -> None:
+    def send_fragments(self, fragments: Iterable[str | bytes], *, compress: bool = True) -> None:
         """Send one message of unknown length, a frame for each piece (seed: fragmentAndSend).
 
         Blocks as `send` does. Other greenlets' messages wait until this one is complete; pings may pass.
 
         Args:
             fragments: All str or all bytes-like; at least one. It may block between two pieces.
+            compress: False leaves the message as it is where permessage-deflate was agreed.
 
         Raises:
             TypeError: A piece is of another type than the first.
@@ -222,7 +267,7 @@ class Sender(Endpoint):
                     raise self._make_closed_error()
                 first = 0 if opcode else kind
                 opcode = kind
-                self._send_fragment(self._protocol.serialize_frame(first, payload), False)
+                self._send_fragment(PreparedMessage(first, payload, compress, is_fragment=True), False)
         except BaseException:
             if opcode and self._is_open:
                 # Half a message cannot be taken back.
@@ -234,7 +279,7 @@ class Sender(Endpoint):
             raise ValueError("send_fragments needs at least one piece")
         if not self._is_open:
             raise self._make_closed_error()
-        self._send_fragment(self._protocol.serialize_frame(0x80, b""), True)
+        self._send_fragment(PreparedMessage(0x80, b"", compress, is_fragment=True), True)
 
     def ping(self, payload: bytes = b"") -> None:
         """Send a Ping (RFC 6455, 5.5.2); does not block.
@@ -280,50 +325,93 @@ class Sender(Endpoint):
             raise self._make_closed_error()
         raise InvalidState("send was called in the hub, where it could not wait: use send_nowait")
 
-    def _send_message(self, opcode: int, payload: bytes) -> None:
-        octets = self._protocol.serialize(opcode, payload)
+    def _send_message(self, opcode: int, payload: bytes, compresses: bool) -> None:
         if self._is_sending_fragments:
-            self._wait_behind_fragments(self._defer(octets))
+            self._wait_behind_fragments(self._defer(PreparedMessage(opcode, payload, compresses)))
+        elif self._wire is not None and self._protocol.compresses():
+            self._write_entry(PreparedMessage(opcode, payload, compresses))
         elif self._is_prompt and self._protocol.has_events():
-            self._cork_message(octets)
+            self._cork_message(self._protocol.serialize(opcode, payload, compresses))
         else:
-            self._write(octets)
+            self._write(self._protocol.serialize(opcode, payload, compresses))
             if self._broken is not None:
                 raise ConnectionClosed(None, "", f"the connection broke: {self._broken}")
 
-    def _send_queued(self, octets: bytes) -> None:
-        """Send a serialised message without waiting; `broadcast` shares the octets among connections."""
-        deferred = sum(map(len, self._deferred)) if self._deferred is not None else 0
-        if self._output_size + self._cork_size + deferred > self._send_mark:
-            # Looked at before: one message may be larger than the mark, whose peer is not slow for that.
-            self._discard_slow(f"we failed it: a slow consumer, {self.buffered_amount} octets wait")
-        elif self._is_sending_fragments:
-            self._defer(octets)
+    def _write_entry(self, entry: bytes | PreparedMessage) -> None:
+        """Send frames, or a message that is serialised only when it moves to the wire."""
+        if isinstance(entry, bytes):
+            self._write(entry)
+        elif self._wire is None:
+            self._write(self._serialize(entry))
         else:
-            self._write(octets)
+            self._flush()
+            if self._broken is None:
+                self._enqueue(entry)
+                self._note_fullness()
 
-    def _defer(self, octets: bytes) -> list[bytes]:
+    def _send_prepared(self, message: PreparedMessage) -> bool:
+        """Send a message without waiting; `broadcast` shares it among connections. Returns whether it is queued."""
+        # Looked at before: one message may be larger than the mark, whose peer is not slow for that.
+        if self._measure_output() > self._send_mark and not self._make_room():
+            return False
+        if self._is_sending_fragments:
+            self._defer(message)
+        else:
+            self._write_entry(message)
+        return True
+
+    def _measure_output(self) -> int:
+        deferred = sum(map(len, self._deferred)) if self._deferred is not None else 0
+        return self._output_size + self._cork_size + deferred
+
+    def _defer(self, entry: bytes | PreparedMessage) -> list[bytes | PreparedMessage]:
         """Keep a message until the fragmented one before it is complete."""
         if self._deferred is None:
             self._deferred = []
-        self._deferred.append(octets)
+        self._deferred.append(entry)
         return self._deferred
+
+    # Slow consumers
+
+    def _make_room(self) -> bool:
+        """Apply the slow-consumer policy; tells whether the next message may be queued."""
+        policy = self._config.slow_consumer
+        self._count_limit("slow_consumer")
+        if policy == "close":
+            self._discard_slow(f"a slow consumer, {self.buffered_amount} octets wait")
+            return False
+        if not self._is_dropping:
+            # Once until the peer has caught up: it may be thousands of messages.
+            self._is_dropping = True
+            logger.warning(
+                "%r is a slow consumer, %d octets wait: its %s messages are dropped",
+                self,
+                self.buffered_amount,
+                policy.removeprefix("drop_"),
+            )
+        if policy == "drop_oldest":
+            rest = self._measure_output() - self._output_size
+            self._dropped_count += self._drop_queued(max(0, self._send_mark - rest))
+            if self._measure_output() <= self._send_mark:
+                return True
+        self._dropped_count += 1
+        return False
 
     def _discard_slow(self, cause: str) -> None:
         self._deferred = None
-        self._drop(CloseCode.TRY_AGAIN_LATER.value, "slow consumer", False, "local", cause)
+        self._drop(CloseCode.TRY_AGAIN_LATER.value, "slow consumer", False, "local", f"we failed it: {cause}")
 
-    def _send_for_thread(self, opcode: int, payload: bytes, future: concurrent.futures.Future[None]) -> None:
+    def _send_for_thread(self, message: PreparedMessage, future: concurrent.futures.Future[bool]) -> None:
         if not future.set_running_or_notify_cancel():
             return
         try:
             if not self._is_open:
                 raise self._make_closed_error()
-            self._send_queued(self._protocol.serialize(opcode, payload))
+            is_queued = self._send_prepared(message)
         except Exception as error:  # noqa: BLE001
             future.set_exception(error)
         else:
-            future.set_result(None)
+            future.set_result(is_queued)
 
     def _end_fragments(self) -> None:
         """Let the others send again, what waited for this first."""
@@ -331,11 +419,11 @@ class Sender(Endpoint):
         deferred = self._deferred
         self._deferred = None
         if deferred is not None and self._is_open:
-            for octets in deferred:
-                self._write(octets)
+            for entry in deferred:
+                self._write_entry(entry)
         self._release_senders()
 
-    def _wait_behind_fragments(self, deferred: list[bytes]) -> None:
+    def _wait_behind_fragments(self, deferred: list[bytes | PreparedMessage]) -> None:
         """Wait until what was kept has gone out; it keeps its place also when the caller gives up waiting."""
         while self._deferred is deferred:
             self._wait_for_senders()
@@ -368,6 +456,7 @@ class Sender(Endpoint):
             drained.set()
 
     def _wake_senders(self) -> None:
+        self._is_dropping = False
         self._release_senders()
         if self._is_open:
             self._on_drained()

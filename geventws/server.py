@@ -15,10 +15,11 @@ from geventws.connection import WebSocketConnection
 from geventws.dispatch import get_dispatcher, get_thread_id
 from geventws.errors import ConfigurationError, HandshakeError, InvalidState, SubprotocolError
 from geventws.events import Emitter
-from geventws.frames import check_close, serialize_message
+from geventws.frames import check_close
 from geventws.handler import WebSocketHandler
 from geventws.headers import is_token
 from geventws.host import Mount, get_host
+from geventws.protocol import PreparedMessage
 from geventws.sending import check_message
 from geventws.sockets import monotonic
 
@@ -229,14 +230,17 @@ class WebSocketServer(Emitter):
         message: str | bytes | bytearray | memoryview,
         *,
         exclude: Iterable[WebSocketConnection] | WebSocketConnection = (),
+        compress: bool = True,
     ) -> int:
         """Send a message to all connections, serialised once (seed: broadcast, broadcastUTF, broadcastBytes).
 
-        Never waits: a connection above its ``send_high_water_mark`` is a slow consumer, and is failed with 1013.
+        Never waits: a connection above its ``send_high_water_mark`` is a slow consumer, and ``slow_consumer`` says what
+        becomes of it. It is compressed once for all connections without a context of their own.
 
         Args:
             message: Sent as text or binary by its type.
             exclude: Connections that do not get it, or one.
+            compress: False leaves it as it is where permessage-deflate was agreed.
 
         Returns:
             The number of connections that it was queued for.
@@ -245,27 +249,20 @@ class WebSocketServer(Emitter):
             TypeError: ``message`` is neither str nor bytes-like.
             InvalidState: Called in another thread than the server's.
         """
-        opcode, payload = check_message(message)
-        config = self._config
+        prepared = PreparedMessage(*check_message(message), compress, is_droppable=True)
         # A connection iterates over its messages: taken for a collection, it would wait for one.
         excluded = {exclude} if isinstance(exclude, WebSocketConnection) else set(exclude)
         thread_id = get_thread_id()
         if any(owner != thread_id for owner in tuple(self._connections.values())):
             raise InvalidState("broadcast was called in another thread than the connections': use send_threadsafe")
-        octets = None
         count = 0
         for connection in tuple(self._connections):
             if connection in excluded or not connection.connected:
                 continue
-            if octets is None:
-                threshold = config.fragmentation_threshold if config and config.fragment_outgoing_messages else 0
-                octets = serialize_message(opcode, payload, threshold)
             try:
-                connection._send_queued(octets)
+                count += connection._send_prepared(prepared) and connection.connected
             except Exception:
                 logger.exception("broadcasting to %r failed", connection)
-            else:
-                count += connection.connected
         return count
 
     @property

@@ -38,7 +38,8 @@ cdef class Transport(Emitter):
     cdef Py_ssize_t _receive(self) except? -9
     @cython.locals(size=Py_ssize_t, sent=Py_ssize_t)
     cdef object _write(self, bytes octets)
-    cdef object _enqueue(self, bytes octets, Py_ssize_t size)
+    cdef object _note_fullness(self)
+    cdef object _enqueue(self, object entry)
     cdef object _write_control(self, bytes octets)
     cdef object _cork_message(self, bytes octets)
     cdef bytes _uncork(self, bytes octets)
@@ -53,8 +54,13 @@ cdef class Transport(Emitter):
     cdef object _set_wire(self, bytes octets)
     @cython.locals(message=bytes, stop=Py_ssize_t)
     cdef object _load_part(self)
+    @cython.locals(octets=bytes)
+    cdef bytes _take_queued(self)
     @cython.locals(size=Py_ssize_t)
     cdef bytes _gather(self, bytes octets)
+    @cython.locals(count=Py_ssize_t, at=Py_ssize_t)
+    cdef Py_ssize_t _drop_queued(self, Py_ssize_t size) except -1
+    cdef bytes _serialize(self, object message)
     cdef bint _has_output(self) except -1
     @cython.locals(at=Py_ssize_t)
     cdef bint _is_frame_cut(self) except -1

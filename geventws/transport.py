@@ -3,8 +3,10 @@
 Strategy: the hub calls when the descriptor is readable or writable; nothing here waits. While
 nothing is pending, a write is one system call. What the kernel does not take stays in the *wire*,
 and what follows waits in the queue; the wire always ends between two frames, so that a control
-frame can go in there. Watchers are closed before the descriptor, in one place: a watcher on a closed
-descriptor aborts the process.
+frame can go in there. An entry of the queue is frames, or a `PreparedMessage` that becomes frames when
+it moves to the wire: compressed in the order in which the peer inflates, and open to be dropped until
+then. Watchers are closed before the descriptor, in one place: a watcher on a closed descriptor aborts
+the process.
 """
 
 from __future__ import annotations
@@ -16,11 +18,13 @@ from gevent.core import READ, WRITE  # type: ignore[import-not-found]
 
 from geventws.events import Emitter
 from geventws.frames import next_frame
-from geventws.protocol import HEADROOM, QUEUE_OVERHEAD
+from geventws.inbox import QUEUE_OVERHEAD
+from geventws.protocol import HEADROOM
 from geventws.sockets import WAIT_READ, WAIT_WRITE, monotonic
 
 if TYPE_CHECKING:
     from geventws.dispatch import Dispatcher
+    from geventws.protocol import PreparedMessage
     from geventws.sockets import Stream
 
 __all__ = ["CORK_SIZE", "WRITE_SIZE", "Transport"]
@@ -79,7 +83,7 @@ class Transport(Emitter):
         self._broken: OSError | None = None
         self._cork: list[bytes] | None = None
         self._cork_size = 0
-        self._queue: deque[bytes] | None = None
+        self._queue: deque[bytes | PreparedMessage] | None = None
         self._control: list[bytes] | None = None
         self._message: bytes | None = None
         self._message_at = 0
@@ -144,15 +148,18 @@ class Transport(Emitter):
             self._last_progress = monotonic()
             self._on_output_pending()
         elif self._broken is None:
-            self._enqueue(octets, size)
+            self._enqueue(octets)
+        self._note_fullness()
+
+    def _note_fullness(self) -> None:
         if self._output_size > self._send_mark:
             self._is_full = True
 
-    def _enqueue(self, octets: bytes, size: int) -> None:
+    def _enqueue(self, entry: bytes | PreparedMessage) -> None:
         if self._queue is None:
             self._queue = deque()
-        self._queue.append(octets)
-        self._output_size += size + QUEUE_OVERHEAD
+        self._queue.append(entry)
+        self._output_size += len(entry) + QUEUE_OVERHEAD
         if self._wire is None:
             self._last_progress = monotonic()
             self._pump()
@@ -263,8 +270,7 @@ class Transport(Emitter):
         elif self._message is not None:
             self._load_part()
         elif self._queue:
-            octets = self._queue.popleft()
-            self._output_size -= QUEUE_OVERHEAD
+            octets = self._take_queued()
             if len(octets) > WRITE_SIZE:
                 self._message = octets
                 self._message_at = 0
@@ -274,6 +280,13 @@ class Transport(Emitter):
         else:
             return False
         return True
+
+    def _take_queued(self) -> bytes:
+        """Take the next frames out of the queue."""
+        entry = self._queue.popleft()  # type: ignore[union-attr]
+        octets = entry if isinstance(entry, bytes) else self._serialize(entry)
+        self._output_size += len(octets) - len(entry) - QUEUE_OVERHEAD
+        return octets
 
     def _set_wire(self, octets: bytes) -> None:
         self._wire = octets
@@ -297,12 +310,26 @@ class Transport(Emitter):
         """Join small messages, for one system call."""
         parts = [octets]
         size = len(octets)
-        queue: deque[bytes] = self._queue  # type: ignore[assignment]
+        queue: deque[bytes | PreparedMessage] = self._queue  # type: ignore[assignment]
         while queue and size + len(queue[0]) <= WRITE_SIZE:
-            size += len(queue[0])
-            parts.append(queue.popleft())
-        self._output_size -= QUEUE_OVERHEAD * (len(parts) - 1)
+            octets = self._take_queued()
+            size += len(octets)
+            parts.append(octets)
         return b"".join(parts)
+
+    def _drop_queued(self, size: int) -> int:
+        """Drop the oldest messages that may be, until ``size`` is left or none; returns how many."""
+        queue = self._queue
+        count = at = 0
+        while queue is not None and self._output_size > size and at < len(queue):
+            entry = queue[at]
+            if not isinstance(entry, bytes) and entry.is_droppable:
+                del queue[at]
+                self._output_size -= len(entry) + QUEUE_OVERHEAD
+                count += 1
+            else:
+                at += 1
+        return count
 
     def _has_output(self) -> bool:
         return self._wire is not None or self._cork is not None
@@ -339,6 +366,10 @@ class Transport(Emitter):
         self._discard_output()
 
     # Hooks
+
+    def _serialize(self, message: PreparedMessage) -> bytes:
+        """Make frames of a message that waited; overridden."""
+        raise NotImplementedError
 
     def _on_output_pending(self) -> None:
         """The kernel takes no more for now."""

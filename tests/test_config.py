@@ -35,6 +35,10 @@ HTTP = WSGIServer(("127.0.0.1", 0), None)
 HTTPS = WSGIServer(("127.0.0.1", 0), None)
 
 CONNECTION_DEFAULTS = {
+    "max_message_fragments": 65536,
+    "max_queued_pongs": 1,
+    "permessage_deflate": False,
+    "slow_consumer": "close",
     "max_received_frame_size": 65536,
     "max_received_message_size": 1048576,
     "fragment_outgoing_messages": True,
@@ -76,7 +80,10 @@ SIZES = [
     "receive_high_water_mark",
     "send_high_water_mark",
 ]
-FLAGS = sorted(name for name, default in SERVER_DEFAULTS.items() if isinstance(default, bool))
+FLAGS = sorted(
+    {name for name, default in SERVER_DEFAULTS.items() if isinstance(default, bool)} - {"permessage_deflate"}
+)
+COUNTS = ["max_message_fragments", "max_queued_pongs"]
 TIMES = ["keepalive_interval", "keepalive_grace_period", "close_timeout"]
 TIMES_OR_NONE = ["send_timeout", "accept_timeout", "header_timeout", "connect_timeout"]
 
@@ -193,8 +200,15 @@ class TestAccepted:
         assert ServerConfig(allowed_origins=[origin]).allowed_origins == (origin,)
 
     def test_every_option_is_met(self):
-        others = {"http_server", "path", "allowed_origins", "trusted_proxies"}
-        assert {*FLAGS, *SIZES, *TIMES, *TIMES_OR_NONE, *others} == SERVER_DEFAULTS.keys() | CLIENT_DEFAULTS.keys()
+        others = {"http_server", "path", "allowed_origins", "trusted_proxies", "permessage_deflate", "slow_consumer"}
+        assert {
+            *FLAGS,
+            *SIZES,
+            *COUNTS,
+            *TIMES,
+            *TIMES_OR_NONE,
+            *others,
+        } == SERVER_DEFAULTS.keys() | CLIENT_DEFAULTS.keys()
 
 
 class TestRefused:
@@ -211,6 +225,13 @@ class TestRefused:
         with pytest.raises(ConfigurationError) as caught:
             config_with(name, value)
         assert str(caught.value) == f"{name} must be an int from 1 to {sys.maxsize}, in octets, not {value!r}"
+
+    @pytest.mark.parametrize("name", COUNTS)
+    @pytest.mark.parametrize("value", [0, -1, True, 1.0, "1", None, sys.maxsize + 1])
+    def test_count(self, name, value):
+        with pytest.raises(ConfigurationError) as caught:
+            config_with(name, value)
+        assert str(caught.value) == f"{name} must be an int from 1 to {sys.maxsize}, not {value!r}"
 
     @pytest.mark.parametrize("name", TIMES + TIMES_OR_NONE)
     @pytest.mark.parametrize(
@@ -244,6 +265,11 @@ class TestRefused:
             pytest.param("http_server", 8000, "WSGIServer", id="http-server-int"),
             pytest.param("http_server", StreamServer(("127.0.0.1", 0), print), "WSGIServer", id="stream-server"),
             pytest.param("http_server", [HTTP, None], "WSGIServer", id="none-among-http-servers"),
+            pytest.param("permessage_deflate", 1, "True, False or a DeflateOptions", id="deflate-int"),
+            pytest.param("permessage_deflate", "yes", "True, False or a DeflateOptions", id="deflate-str"),
+            pytest.param("permessage_deflate", None, "True, False or a DeflateOptions", id="deflate-none"),
+            pytest.param("slow_consumer", "wait", "one of 'close', 'drop_newest', 'drop_oldest'", id="unknown-policy"),
+            pytest.param("slow_consumer", None, "one of 'close', 'drop_newest', 'drop_oldest'", id="no-policy"),
             pytest.param("path", "", 'starts with "/"', id="path-empty"),
             pytest.param("path", "chat", 'starts with "/"', id="path-relative"),
             pytest.param("path", "/chat?room=1", 'holds no "[?]"', id="path-with-query"),
@@ -486,9 +512,6 @@ class TestUnknownNames:
         [
             "max_connections",
             "max_connections_per_address",
-            "max_message_fragments",
-            "slow_consumer",
-            "permessage_deflate",
         ],
     )
     def test_option_of_a_later_version(self, name):

@@ -18,7 +18,7 @@ HOUSE = [
     (0, "masking"),
     (1, "frames headers"),
     (1, "cookies proxies"),
-    (2, "handshake"),
+    (2, "deflate handshake inbox"),
     (3, "protocol"),
     (4, "config events sockets"),
     (5, "dispatch"),

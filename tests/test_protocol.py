@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from geventws.errors import InvalidPayload, MessageTooBig, ProtocolError
 from geventws.frames import Opcode, WebSocketFrame, serialize_frame, serialize_message
-from geventws.protocol import HEADROOM, MAX_MESSAGE_FRAGMENTS, QUEUE_OVERHEAD, Fragment, Ping, Pong, Protocol
+from geventws.inbox import QUEUE_OVERHEAD, Fragment, Ping, Pong
+from geventws.protocol import HEADROOM, Protocol
 
 # What a client's frames begin with in most examples: the mask bit, and a key that changes nothing.
 ZERO_KEY = b"\0\0\0\0"
@@ -363,7 +364,7 @@ class TestLimits:
     @pytest.mark.parametrize("options", [{}, {"assembles": False}], ids=["assembled", "as frames"])
     def test_fragments(self, options):
         protocol = Protocol(is_client=True, **options)
-        message = b"\x02\x00" + b"\x00\x00" * (MAX_MESSAGE_FRAGMENTS - 2)
+        message = b"\x02\x00" + b"\x00\x00" * (65536 - 2)
         feed(protocol, message + b"\x80\x00", sys.maxsize)
         # An empty frame may end a message that has as many as are allowed.
         feed(protocol, message + b"\x00\x00\x80\x00", sys.maxsize)
@@ -373,9 +374,9 @@ class TestLimits:
         assert (protocol.failure.close_code, str(protocol.failure)) == (1009, "a message has more than 65536 fragments")
 
     def test_messages_are_no_fragments(self, client):
-        feed(client, b"\x82\x00" * (MAX_MESSAGE_FRAGMENTS + 5), sys.maxsize)
+        feed(client, b"\x82\x00" * (65536 + 5), sys.maxsize)
         assert client.failure is None
-        assert client.queued_size == (MAX_MESSAGE_FRAGMENTS + 5) * QUEUE_OVERHEAD
+        assert client.queued_size == (65536 + 5) * QUEUE_OVERHEAD
 
 
 @each_step

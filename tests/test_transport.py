@@ -17,7 +17,7 @@ from gevent.event import Event
 
 from geventws import ConnectionClosed, ConnectionConfig, WebSocketConnection
 from geventws.frames import next_frame, serialize_message
-from geventws.protocol import QUEUE_OVERHEAD
+from geventws.inbox import QUEUE_OVERHEAD
 from geventws.sockets import detach
 from geventws.transport import CORK_SIZE, WRITE_SIZE
 from tests.support import CERTIFICATE, make_frame, record, wait_until
