@@ -36,6 +36,7 @@ HOT_MODULES = (
     "dispatch",
     "transport",
     "endpoint",
+    "deadlines",
     "sending",
     "delivery",
     "connection",

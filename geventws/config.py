@@ -396,6 +396,11 @@ class ConnectionConfig:
             return DeflateOptions()
         return self.permessage_deflate or None
 
+    @property
+    def sends_keepalive_pings(self) -> bool:
+        """Tell whether pings of ours watch the peer."""
+        return self.keepalive and not self.use_native_keepalive
+
     def _check_together(self) -> None:
         """Refuse options that contradict each other."""
 

@@ -1,8 +1,8 @@
 """`WebSocketConnection`: what an application holds (seed: WebSocketConnection).
 
 The layers below it each answer one question: `geventws.transport` moves octets, `geventws.endpoint` lives and
-ends, `geventws.sending` and `geventws.delivery` are the two directions. Here is what is known of a connection,
-and what stops it.
+ends, `geventws.deadlines` watches the time, `geventws.sending` and `geventws.delivery` are the two directions.
+Here is what is known of a connection, and what stops it.
 """
 
 from __future__ import annotations

@@ -18,15 +18,9 @@ cdef class Endpoint(Transport):
     cdef str _close_cause
     cdef object _closed_event
     cdef object _error
-    cdef object _latency
-    cdef bytes _ping_payload
     cdef list _waiting_pongs
-    cdef object _timer
-    cdef double _timer_deadline
     cdef double _close_deadline
     cdef double _last_received
-    cdef double _ping_sent_at
-    cdef double _ping_time
     cdef Py_ssize_t _receive_mark
     cdef bint _is_open
     cdef bint _is_closed
@@ -49,8 +43,11 @@ cdef class Endpoint(Transport):
     @cython.locals(protocol=Protocol)
     cdef object _update_reading(self)
     cdef object _settle(self)
+    cdef object _start_timer(self)
+    cdef object _stop_timer(self)
+    cdef object _limit_closing(self)
     cdef object _note_pong(self)
-    cdef object _set_deadline(self, double when)
+    cdef object _on_ping_sent(self)
     cdef object _wake(self)
     cdef object _wake_senders(self)
     cdef object _on_closed(self)

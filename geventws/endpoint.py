@@ -1,13 +1,10 @@
-"""How a connection lives and ends: what was read is acted on, deadlines, keepalive, closing handshake.
+"""How a connection lives and ends: what was read is acted on, closing handshake, failures, drops.
 
 Strategy: three states, and one function, `Endpoint._end`, that leads to the last of them. What ends
 reading (the peer's Close, a violation) is acted on by `_settle` once the messages before it are
 delivered, so that a listener may still answer them; `close_timeout` bounds that. After a Close of
 ours for a failure the connection *lingers*: it is closed for the application, while the write side is
 shut and what still comes is read and discarded, so that the peer sees the Close and not a reset.
-
-There is one timer. It never moves when octets arrive: when it fires it looks at what happened since,
-and sleeps for what is left.
 """
 
 from __future__ import annotations
@@ -44,9 +41,9 @@ NEVER = float("inf")
 
 
 class Endpoint(Transport):
-    """Own the protocol of a connection, its state and its deadlines.
+    """Own the protocol of a connection and its state.
 
-    Subclasses say how messages reach the application: they override the hooks at the end.
+    Subclasses say when it takes too long, and how messages reach the application: they override the hooks at the end.
     """
 
     __slots__ = (
@@ -66,15 +63,9 @@ class Endpoint(Transport):
         "_is_paused",
         "_is_started",
         "_last_received",
-        "_latency",
         "_owner",
-        "_ping_payload",
-        "_ping_sent_at",
-        "_ping_time",
         "_protocol",
         "_receive_mark",
-        "_timer",
-        "_timer_deadline",
         "_waiting_pongs",
     )
 
@@ -119,13 +110,7 @@ class Endpoint(Transport):
         self._is_lingering = False
         self._is_paused = False
         self._close_deadline = NEVER
-        self._ping_sent_at = self._last_received = monotonic()
-        self._latency: float | None = None
-        self._ping_payload: bytes | None = None
-        # When the keepalive ping that waits for an answer went to the kernel; 0.0 without one.
-        self._ping_time = 0.0
-        self._timer: Any = None
-        self._timer_deadline = NEVER
+        self._last_received = monotonic()
         # The Pongs of ours that wait for a gap in the output.
         self._waiting_pongs: list[bytes] | None = None
 
@@ -145,7 +130,7 @@ class Endpoint(Transport):
         self._is_started = True
         if not self._is_closed:
             self._update_reading()
-            self._set_deadline(self._next_deadline(monotonic()))
+            self._start_timer()
             # TLS may hold decrypted octets already, and early ones may be whole messages.
             self._read_soon()
         self._on_started()
@@ -236,9 +221,8 @@ class Endpoint(Transport):
         self._stop_reading()
         if not self._protocol.has_events():
             self._settle()
-        elif self._close_deadline == NEVER:
-            self._close_deadline = monotonic() + self._config.close_timeout
-            self._set_deadline(self._close_deadline)
+        else:
+            self._limit_closing()
 
     def _on_end_of_stream(self) -> None:
         if self._is_lingering:
@@ -316,8 +300,9 @@ class Endpoint(Transport):
             self._close_cause = f"the peer closed with {protocol.close_code}"
             self._send_close(protocol.close_code, "")
             self._wake_senders()
-            self._close_deadline = monotonic() + self._config.close_timeout
-            self._set_deadline(self._close_deadline)
+            # The application had its time for the messages before it; now the peer has its own.
+            self._close_deadline = NEVER
+            self._limit_closing()
         if self._broken is not None or not self._has_output():
             self._finish_closing()
 
@@ -397,8 +382,7 @@ class Endpoint(Transport):
             return
         self._is_lingering = True
         self._protocol.replies.clear()
-        self._close_deadline = monotonic() + self._config.close_timeout
-        self._set_deadline(self._close_deadline)
+        self._limit_closing()
         self._update_reading()
         if shuts_write and not self._has_output():
             self._stream.shut_write()
@@ -407,11 +391,7 @@ class Endpoint(Transport):
     def _hang_up(self) -> None:
         """Close the descriptor, and all that watches it."""
         self._is_lingering = False
-        if self._timer is not None:
-            self._timer.stop()
-            self._timer.close()
-            self._timer = None
-        self._timer_deadline = NEVER
+        self._stop_timer()
         self._close_transport()
         self._on_transport_closed()
 
@@ -455,10 +435,6 @@ class Endpoint(Transport):
     def _serialize(self, message: PreparedMessage) -> bytes:
         return message.serialize(self._protocol)
 
-    def _on_output_pending(self) -> None:
-        if self._config.send_timeout is not None:
-            self._set_deadline(self._last_progress + self._config.send_timeout)
-
     def _on_output_drained(self) -> None:
         self._wake_senders()
 
@@ -466,131 +442,14 @@ class Endpoint(Transport):
         protocol = self._protocol
         protocol.is_output_blocked = False
         self._waiting_pongs = None
-        if self._ping_time == NEVER:
-            # A ping passes the messages that wait: its answer may have come before they were through.
-            self._ping_time = monotonic() if self._last_received <= self._ping_sent_at else 0.0
-            self._set_deadline(self._next_deadline(monotonic()))
+        self._on_ping_sent()
         if self._is_lingering:
             self._stream.shut_write()
         elif not self._is_open and not self._is_closed:
             if protocol.is_close_received:
                 self._finish_closing()
-            elif self._close_deadline == NEVER:
-                self._close_deadline = monotonic() + self._config.close_timeout
-                self._set_deadline(self._close_deadline)
-
-    # Deadlines
-
-    def _set_deadline(self, when: float) -> None:
-        """Let the timer fire at ``when`` at the latest."""
-        if when >= self._timer_deadline or self._stream.fd < 0:
-            return
-        if self._timer is not None:
-            self._timer.stop()
-            self._timer.close()
-        self._timer_deadline = when
-        self._timer = self._dispatcher.loop.timer(max(0.0, when - monotonic()))
-        # Without `update` the loop would count from its own, older idea of now.
-        self._timer.start(self._on_timer, update=True)
-
-    def _on_timer(self) -> None:
-        try:
-            self._timer.close()
-            self._timer = None
-            self._timer_deadline = NEVER
-            now = monotonic()
-            self._check_deadlines(now)
-            if self._stream.fd >= 0:
-                self._set_deadline(max(self._next_deadline(monotonic()), now + 0.001))
-        except BaseException:  # noqa: BLE001
-            # As in `_on_readable`.
-            self._break_down(sys.exc_info()[1])
-
-    def _check_deadlines(self, now: float) -> None:
-        if now >= self._close_deadline:
-            self._on_close_deadline()
-        elif self._wire is not None and self._config.send_timeout is not None:
-            stuck = now - self._last_progress
-            if stuck >= self._config.send_timeout:
-                self._lose(f"the peer took no octet for {stuck:.3f} s", None)
-        if self._is_open and self._config.keepalive and not self._config.use_native_keepalive:
-            self._check_keepalive(now)
-
-    def _on_close_deadline(self) -> None:
-        self._close_deadline = NEVER
-        if self._is_lingering:
-            self._hang_up()
-        elif self._is_open:
-            # The application did not take the messages before the peer's Close, or before the violation, in time.
-            self._settle()
-        elif self._protocol.is_close_received:
-            self._finish_closing()
-        else:
-            timeout = self._config.close_timeout
-            self._lose(f"{self._close_cause}, and the peer sent no Close within {timeout:.3f} s", None)
-
-    def _next_deadline(self, now: float) -> float:
-        when = self._close_deadline
-        if self._wire is not None and self._config.send_timeout is not None:
-            when = min(when, self._last_progress + self._config.send_timeout)
-        if self._is_open and self._config.keepalive and not self._config.use_native_keepalive:
-            if self._ping_time == NEVER:
-                return when
-            if self._ping_time and self._last_received < self._ping_time:
-                if self._config.drop_connection_on_keepalive_timeout:
-                    return min(when, self._ping_time + self._config.keepalive_grace_period)
-                return min(when, self._ping_time + self._config.keepalive_interval)
-            when = min(when, (now if self._is_held() else self._last_received) + self._config.keepalive_interval)
-        return when
-
-    def _check_keepalive(self, now: float) -> None:
-        if self._is_held() or self._protocol.is_close_received or self._protocol.failure is not None:
-            # We do not read: the peer's silence is ours. A ping all the same, for it breaks where the peer is gone.
-            self._ping_time = 0.0
-            is_due = now - self._ping_sent_at >= self._config.keepalive_interval
-            if is_due and self._is_held() and not self._has_output():
-                self._send_ping(b"")
-                self._ping_payload = None
-            return
-        if self._ping_time == NEVER:
-            return
-        if not self._ping_time or self._last_received >= self._ping_time:
-            if now - self._last_received >= self._config.keepalive_interval:
-                self._ping_keepalive()
             else:
-                self._ping_time = 0.0
-        elif not self._config.drop_connection_on_keepalive_timeout:
-            if now - self._ping_time >= self._config.keepalive_interval:
-                self._ping_keepalive()
-        elif now - self._ping_time >= self._config.keepalive_grace_period:
-            self._check_once_more()
-
-    def _ping_keepalive(self) -> None:
-        self._send_ping(b"")
-        # NEVER until the kernel has its last octet.
-        self._ping_time = NEVER if self._has_output() else monotonic()
-
-    def _check_once_more(self) -> None:
-        """Drop a silent peer, unless something came that our own hub had no time to read."""
-        before = self._last_received
-        self._on_readable()
-        if self._last_received > before or not self._is_open or self._is_held():
-            return
-        silent = monotonic() - self._last_received
-        grace = self._config.keepalive_grace_period
-        self._lose(f"the peer did not answer a ping within {grace:.3f} s, after {silent:.3f} s of silence", None)
-
-    def _send_ping(self, payload: bytes) -> None:
-        self._flush()
-        self._ping_payload = payload
-        self._ping_sent_at = monotonic()
-        self._write_control(self._protocol.serialize_frame(0x89, payload))
-
-    def _note_pong(self) -> None:
-        if self._protocol.latest_pong == self._ping_payload:
-            self._latency = self._last_received - self._ping_sent_at
-            self._ping_payload = None
-        self._protocol.latest_pong = None
+                self._limit_closing()
 
     def _count_limit(self, name: str) -> None:
         """Count that a limit was exceeded; only a server keeps such counts."""
@@ -605,6 +464,21 @@ class Endpoint(Transport):
             if self._is_closed:
                 self._closed_event.set()
         return self._closed_event
+
+    def _start_timer(self) -> None:
+        """Begin to watch the time."""
+
+    def _stop_timer(self) -> None:
+        """Watch it no longer."""
+
+    def _limit_closing(self) -> None:
+        """Let the closing handshake, or lingering, take ``close_timeout`` from now on, unless it has its limit."""
+
+    def _note_pong(self) -> None:
+        """A Pong came."""
+
+    def _on_ping_sent(self) -> None:
+        """Everything is in the kernel, and with it a ping that waited."""
 
     def _on_started(self) -> None:
         """Delivery may begin."""

@@ -1,9 +1,9 @@
 cimport cython
+from geventws.deadlines cimport Timekeeper
 from geventws.dispatch cimport Dispatcher, get_thread_id
-from geventws.endpoint cimport Endpoint
 from geventws.protocol cimport PreparedMessage, Protocol
 
-cdef class Sender(Endpoint):
+cdef class Sender(Timekeeper):
     cdef object _drained
     cdef list _deferred
     cdef bint _is_prompt

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from gevent.event import Event
 from greenlet import getcurrent
 
+from geventws.deadlines import Timekeeper
 from geventws.dispatch import get_thread_id
-from geventws.endpoint import Endpoint
 from geventws.errors import ConnectionClosed, InvalidState, ProtocolError
 from geventws.frames import (
     MAX_CONTROL_PAYLOAD_SIZE,
@@ -46,7 +46,7 @@ _TEXT = 1
 _BINARY = 2
 
 
-class Sender(Endpoint):
+class Sender(Timekeeper):
     """Send messages, frames and our Close."""
 
     __slots__ = (

@@ -5,16 +5,14 @@ from __future__ import annotations
 import gc
 import os
 import struct
-import time
 
 import gevent
 import pytest
 from gevent import socket
 from gevent.event import AsyncResult, Event
-from gevent.pywsgi import WSGIHandler
 
 from geventws import ConnectionClosed
-from tests.support import make_frame, make_http, open_client, paired, record, run_hub, serve, wait_until
+from tests.support import make_frame, open_client, paired, record, run_hub, serve, wait_until
 
 #: A client's Close frames.
 CLOSE_1000 = b"\x88\x82\x37\xfa\x21\x3d\x34\x12"
@@ -190,42 +188,12 @@ def test_close_in_a_connect_listener():
             assert client.read_end() == b""
 
 
-# close_timeout
-
-
-def test_a_peer_that_does_not_answer_our_close():
-    with paired(close_timeout=0.05) as (client, connection):
-        closes = record(connection, "close")
-        connection.close(3000)
-        client.send(make_frame("no Close") + PING)
-        assert client.read_end() == b"\x88\x02\x0b\xb8"
-        assert closes.get() == ("close", 1006, "")
-        assert describe(connection) == ("CLOSED", 1006, "local", 3000)
-        assert "0.050 s" in connection.close_cause
-
-
 def test_a_peer_that_ends_tcp_instead_of_answering_our_close():
     with paired() as (client, connection):
         connection.close(3000)
         client.close()
         assert connection.wait_closed()
         assert describe(connection) == ("CLOSED", 1006, "local", 3000)
-
-
-def read_frames(client):
-    while True:
-        client.read_frame()
-
-
-def test_a_peer_that_closes_and_does_not_read():
-    with paired(is_narrow=True, close_timeout=0.05) as (client, connection):
-        connection.send_nowait(bytes(500_000))
-        client.send(CLOSE_1001)
-        assert connection.wait_closed()
-        assert describe(connection) == ("CLOSED", 1001, "peer", 1001)
-        run_hub()
-        with pytest.raises(EOFError):
-            read_frames(client)
 
 
 # Failures and lingering
@@ -267,21 +235,6 @@ def test_a_peer_that_keeps_sending_sees_our_close_and_not_a_reset():
         # All of it is taken and discarded: a reset would break the sending.
         sender.get()
         assert client.sock.recv(1) == b""
-        assert connection.close_code == 1002
-
-
-def keep_sending(client):
-    while True:
-        client.send(b"more")
-        gevent.sleep(0.001)
-
-
-def test_lingering_ends_after_close_timeout():
-    with paired(close_timeout=0.05) as (client, connection):
-        client.send(b"\x81\x02hi")
-        client.read_frame()
-        with pytest.raises(OSError, match=r"reset|[Bb]roken"):
-            keep_sending(client)
         assert connection.close_code == 1002
 
 
@@ -451,197 +404,6 @@ def test_drop_while_closing():
         assert describe(connection) == ("CLOSED", 3000, "local", 1000)
 
 
-# send_timeout
-
-
-def test_send_timeout():
-    with paired(is_narrow=True, send_timeout=0.05) as (_, connection):
-        closes = record(connection, "close")
-        connection.send_nowait(bytes(500_000))
-        assert closes.get() == ("close", 1006, "")
-        assert describe(connection) == ("CLOSED", 1006, "transport", None)
-        assert "took no octet for 0.0" in connection.close_cause
-
-
-def test_send_timeout_counts_from_the_last_octet():
-    with paired(is_narrow=True, send_timeout=0.2) as (client, connection):
-        connection.send_nowait(bytes(2_000_000))
-        started = time.monotonic()
-        while connection.buffered_amount:
-            assert client.sock.recv(100_000)
-            gevent.sleep(0.02)
-        assert time.monotonic() - started > 0.2
-        assert connection.connected
-
-
-def test_send_timeout_may_be_none():
-    with paired(is_narrow=True, send_timeout=None) as (client, connection):
-        connection.send_nowait(bytes(200_000))
-        run_hub()
-        assert connection.connected
-        client.read(200_000)
-
-
-# Keepalive
-
-
-def test_a_silent_peer_is_pinged_and_dropped():
-    with paired(keepalive_interval=0.05, keepalive_grace_period=0.03) as (client, connection):
-        closes = record(connection, "close")
-        assert client.read(2) == b"\x89\x00"
-        assert connection.connected
-        assert closes.get() == ("close", 1006, "")
-        assert describe(connection) == ("CLOSED", 1006, "transport", None)
-        assert "0.030 s" in connection.close_cause
-        assert client.read_end() == b""
-
-
-@pytest.mark.parametrize("answer", [PONG, PING, make_frame("a"), b"\x81"], ids=["pong", "ping", "message", "part"])
-def test_any_octet_is_an_answer(answer):
-    with paired(keepalive_interval=0.04, keepalive_grace_period=0.02) as (client, connection):
-        for _ in range(2):
-            while client.read(2) != b"\x89\x00":
-                pass
-            client.send(answer)
-            if answer == b"\x81":
-                answer = b"\x80"
-        started = time.monotonic()
-        while client.read(2) != b"\x89\x00":
-            pass
-        # The next ping came an interval after the answer, and no drop before.
-        assert time.monotonic() - started > 0.02
-        assert connection.connected
-
-
-def test_received_octets_put_the_ping_off():
-    with paired(keepalive_interval=0.1, keepalive_grace_period=10) as (client, _):
-        until = time.monotonic() + 0.2
-        while time.monotonic() < until:
-            client.send(PONG)
-            gevent.sleep(0.01)
-        with pytest.raises(BlockingIOError):
-            client.sock._sock.recv(1)
-        assert client.read(2) == b"\x89\x00"
-
-
-def test_latency_of_a_keepalive_ping():
-    with paired(keepalive_interval=0.03) as (client, connection):
-        assert client.read(2) == b"\x89\x00"
-        client.send(PONG)
-        wait_until(lambda: connection.latency is not None)
-        assert 0 < connection.latency < 10
-
-
-def test_keepalive_off():
-    with paired(keepalive=False, keepalive_interval=0.01, keepalive_grace_period=0.01) as (client, connection):
-        gevent.sleep(0.05)
-        assert connection.connected
-        with pytest.raises(BlockingIOError):
-            client.sock._sock.recv(1)
-
-
-def test_pinged_and_never_dropped():
-    options = {"keepalive_interval": 0.02, "keepalive_grace_period": 0.01}
-    with paired(drop_connection_on_keepalive_timeout=False, **options) as (client, connection):
-        assert client.read(8) == b"\x89\x00" * 4
-        assert connection.connected
-
-
-def test_native_keepalive():
-    kept = []
-
-    class Handler(WSGIHandler):
-        def __init__(self, sock, *args):
-            kept.append(sock.dup())
-            super().__init__(sock, *args)
-
-    options = {"keepalive_interval": 0.02, "keepalive_grace_period": 0.01}
-    for native in (True, False):
-        with serve(http=make_http(handler_class=Handler), use_native_keepalive=native, **options) as (http, server):
-            server.on("request", lambda request: request.accept())
-            with open_client(http) as client:
-                assert bool(kept[0].getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)) is native
-                if native:
-                    gevent.sleep(0.05)
-                    with pytest.raises(BlockingIOError):
-                        client.sock._sock.recv(1)
-                else:
-                    assert client.read(2) == b"\x89\x00"
-            kept.pop().close()
-
-
-def test_a_stall_of_our_own_hub_does_not_count():
-    with paired(keepalive_interval=0.03, keepalive_grace_period=0.03) as (client, connection):
-        assert client.read(2) == b"\x89\x00"
-        client.send(PONG)
-        # The answer is with the kernel, and the hub comes to its timers long after the grace period: it blocks here.
-        time.sleep(0.1)
-        run_hub()
-        assert connection.connected
-        client.send(CLOSE_1000)
-        connection.wait_closed()
-        assert connection.close_code == 1000
-
-
-def test_a_pause_does_not_count():
-    with paired(keepalive_interval=0.02, keepalive_grace_period=0.02) as (client, connection):
-        connection.pause()
-        gevent.sleep(0.1)
-        assert connection.connected
-        client.send(make_frame("a"))
-        connection.resume()
-        assert connection.receive() == "a"
-
-
-def test_a_pause_during_the_grace_period_does_not_count():
-    with paired(keepalive_interval=0.02, keepalive_grace_period=0.04) as (client, connection):
-        assert client.read(2) == b"\x89\x00"
-        connection.pause()
-        client.send(make_frame("a"))
-        gevent.sleep(0.1)
-        connection.resume()
-        assert connection.receive() == "a"
-
-
-def test_a_full_inbox_does_not_count():
-    options = {"keepalive_interval": 0.02, "keepalive_grace_period": 0.02}
-    with paired(receive_high_water_mark=1, **options) as (client, connection):
-        client.send(make_frame("a"))
-        gevent.sleep(0.1)
-        assert connection.connected
-        assert connection.receive() == "a"
-
-
-def test_the_end_of_a_peer_is_noticed_while_reading_is_paused():
-    with paired(keepalive_interval=0.02, keepalive_grace_period=10) as (client, connection):
-        closes = record(connection, "close")
-        connection.pause()
-        client.close()
-        # One ping is answered with a reset, and the next one cannot be written.
-        assert closes.get() == ("close", 1006, "")
-        assert connection.closed_by == "transport"
-
-
-def test_an_answer_that_passed_a_large_message_counts():
-    with paired(is_narrow=True, keepalive_interval=0.05, keepalive_grace_period=0.03) as (client, connection):
-        connection.send_nowait(bytes(400_000))
-        is_answered = False
-        final = False
-        while not final:
-            first, _ = client.read_frame()
-            gevent.sleep(0.005)
-            if first == 0x89:
-                client.send(PONG)
-                is_answered = True
-            final = first == 0x80
-        assert is_answered
-        until = time.monotonic() + 0.2
-        while time.monotonic() < until:
-            assert client.read(2) == b"\x89\x00"
-            client.send(PONG)
-        assert connection.connected
-
-
 # Nothing is left behind
 
 
@@ -751,12 +513,3 @@ def test_tls_ends():
         reset(client)
         assert connection.wait_closed()
         assert (connection.close_code, connection.closed_by) == (1006, "transport")
-
-
-def test_tls_keepalive():
-    with paired(tls=True, keepalive_interval=0.03, keepalive_grace_period=0.03) as (client, connection):
-        assert client.read(2) == b"\x89\x00"
-        client.send(PONG)
-        assert client.read(2) == b"\x89\x00"
-        assert connection.wait_closed()
-        assert connection.close_code == 1006

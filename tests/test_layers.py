@@ -24,6 +24,7 @@ HOUSE = [
     (5, "dispatch"),
     (5, "transport"),
     (5, "endpoint"),
+    (5, "deadlines"),
     (5, "sending"),
     (5, "delivery"),
     (5, "connection"),
