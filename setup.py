@@ -34,6 +34,7 @@ HOT_MODULES = (
     "events",
     "sockets",
     "dispatch",
+    "budget",
     "transport",
     "endpoint",
     "deadlines",

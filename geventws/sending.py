@@ -358,7 +358,7 @@ class Sender(Timekeeper):
             self._defer(message)
         else:
             self._write_entry(message)
-        return True
+        return bool(self._is_open)
 
     def _measure_output(self) -> int:
         deferred = sum(map(len, self._deferred)) if self._deferred is not None else 0
@@ -398,6 +398,7 @@ class Sender(Timekeeper):
         return False
 
     def _discard_slow(self, cause: str) -> None:
+        """Fail the connection of a peer that does not keep up: what waits is not sent."""
         self._deferred = None
         self._drop(CloseCode.TRY_AGAIN_LATER.value, "slow consumer", False, "local", f"we failed it: {cause}")
 
@@ -439,10 +440,10 @@ class Sender(Timekeeper):
 
     def _wait_for_drain(self) -> None:
         """Wait until the output is at half the high-water mark, or nothing more may be sent."""
-        while self._is_full:
+        while self._is_full and self._is_open:
             self._wait_for_senders()
-            if not self._is_open:
-                raise self._make_closed_error()
+        if not self._is_open:
+            raise self._make_closed_error()
 
     def _wait_for_senders(self) -> None:
         if self._drained is None:

@@ -1,4 +1,5 @@
 cimport cython
+from geventws.budget cimport OutputBudget
 from geventws.dispatch cimport Dispatcher
 from geventws.events cimport Emitter
 from geventws.frames cimport next_frame
@@ -25,6 +26,8 @@ cdef class Transport(Emitter):
     cdef Py_ssize_t _wire_stop
     cdef Py_ssize_t _cork_size
     cdef Py_ssize_t _output_size
+    cdef public OutputBudget _budget
+    cdef Py_ssize_t _accounted_size
     cdef double _last_progress
     cdef bint _is_full
     cdef bint _is_reading
@@ -39,6 +42,8 @@ cdef class Transport(Emitter):
     @cython.locals(size=Py_ssize_t, sent=Py_ssize_t)
     cdef object _write(self, bytes octets)
     cdef object _note_fullness(self)
+    @cython.locals(difference=Py_ssize_t)
+    cdef object _account(self)
     cdef object _enqueue(self, object entry)
     cdef object _write_control(self, bytes octets)
     cdef object _cork_message(self, bytes octets)

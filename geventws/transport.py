@@ -23,6 +23,7 @@ from geventws.protocol import HEADROOM
 from geventws.sockets import WAIT_READ, WAIT_WRITE, monotonic
 
 if TYPE_CHECKING:
+    from geventws.budget import OutputBudget
     from geventws.dispatch import Dispatcher
     from geventws.protocol import PreparedMessage
     from geventws.sockets import Stream
@@ -48,7 +49,9 @@ class Transport(Emitter):
     """
 
     __slots__ = (
+        "_accounted_size",
         "_broken",
+        "_budget",
         "_control",
         "_cork",
         "_cork_size",
@@ -91,6 +94,9 @@ class Transport(Emitter):
         self._wire_at = 0
         self._wire_stop = 0
         self._output_size = 0
+        # What all connections of a server may have queued together, and what of ours it knows.
+        self._budget: OutputBudget | None = None
+        self._accounted_size = 0
         self._is_full = False
         self._is_reading = False
         self._last_progress = 0.0
@@ -154,6 +160,14 @@ class Transport(Emitter):
     def _note_fullness(self) -> None:
         if self._output_size > self._send_mark:
             self._is_full = True
+        self._account()
+
+    def _account(self) -> None:
+        """Tell the server's budget of a change; it may end this connection, or another one."""
+        difference = self._output_size - self._accounted_size
+        if difference and self._budget is not None:
+            self._accounted_size = self._output_size
+            self._budget.change(difference)
 
     def _enqueue(self, entry: bytes | PreparedMessage) -> None:
         if self._queue is None:
@@ -175,6 +189,7 @@ class Transport(Emitter):
                 self._control = []
             self._control.append(octets)
             self._output_size += len(octets)
+            self._account()
 
     def _cork_message(self, octets: bytes) -> None:
         """Keep a reply until the listener had all messages; it leaves in this loop iteration at the latest."""
@@ -261,6 +276,7 @@ class Transport(Emitter):
             self._on_output_drained()
         if self._wire is None:
             self._on_output_empty()
+        self._account()
 
     def _load_wire(self) -> bool:
         """Choose what goes out next; False when nothing waits."""
@@ -329,6 +345,7 @@ class Transport(Emitter):
                 count += 1
             else:
                 at += 1
+        self._account()
         return count
 
     def _has_output(self) -> bool:
@@ -350,6 +367,7 @@ class Transport(Emitter):
         self._cork = self._queue = self._control = None
         self._message = self._wire = None
         self._cork_size = self._output_size = 0
+        self._account()
         if self._write_watcher is not None and not self._waits_for_write_to_read:
             self._write_watcher.stop()
 

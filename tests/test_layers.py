@@ -20,7 +20,7 @@ HOUSE = [
     (1, "cookies proxies"),
     (2, "deflate handshake inbox"),
     (3, "protocol"),
-    (4, "config events sockets"),
+    (4, "budget config events sockets"),
     (5, "dispatch"),
     (5, "transport"),
     (5, "endpoint"),

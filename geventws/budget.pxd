@@ -1,0 +1,10 @@
+cimport cython
+
+@cython.final
+cdef class OutputBudget:
+    cdef readonly Py_ssize_t limit
+    cdef readonly Py_ssize_t total
+    cdef object _relieve
+    cdef bint _is_relieving
+
+    cpdef object change(self, Py_ssize_t difference)
