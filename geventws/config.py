@@ -34,6 +34,7 @@ __all__ = [
     "OptionRow",
     "ServerConfig",
     "check_http_servers",
+    "list_limits",
     "make_config",
     "option",
     "options_table",
@@ -199,7 +200,8 @@ def option(
         seed: The option's camelCase name in the seed, None for an option of geventws's own.
         unit: ``"s"``, ``"octets"`` or ``""``.
         help: What the option decides, in one sentence.
-        exceeded: What happens when the limit is exceeded, ``""`` for an option that is no limit.
+        exceeded: What happens when the limit is exceeded, ``""`` for an option that is no limit; it makes
+            the option one of `list_limits`, whose every case is counted.
 
     Returns:
         The field; its metadata holds the other arguments under their names.
@@ -274,8 +276,8 @@ class ConnectionConfig:
         check=_check_size,
         seed="fragmentationThreshold",
         unit="octets",
-        help="The largest payload of a frame that is sent.",
-        exceeded="The message is fragmented, unless fragment_outgoing_messages is off.",
+        help="The largest payload of a frame that is sent; a longer message is fragmented, unless "
+        "fragment_outgoing_messages is off.",
     )
     # On, because a peer that vanished without a FIN is noticed in no other way while nothing is sent.
     keepalive: bool = option(
@@ -356,8 +358,8 @@ class ConnectionConfig:
     slow_consumer: str = option(
         "close",
         check=_check_policy,
-        help='What send_nowait, send_threadsafe and broadcast do above the send mark: "close" fails the connection, '
-        '1013, "drop_newest" drops the message, "drop_oldest" those that have waited longest.',
+        help="What send_nowait, send_threadsafe and broadcast do above the send mark.",
+        exceeded='"close" fails the connection, 1013; "drop_newest" drops the message, "drop_oldest" the oldest ones.',
     )
     # Leaves TCP the time for several retransmissions, and bounds what a peer that never reads can hold.
     send_timeout: float | None = option(
@@ -614,6 +616,11 @@ def options_table(cls: type[ConnectionConfig] = ServerConfig) -> list[OptionRow]
         )
         for item in fields(cls)
     ]
+
+
+def list_limits(cls: type[ConnectionConfig] = ServerConfig) -> list[str]:
+    """List the names of the options that are limits: something happens when they are exceeded."""
+    return [item.name for item in fields(cls) if item.metadata["exceeded"]]
 
 
 def _format_default(value: object) -> str:

@@ -187,7 +187,8 @@ class Endpoint(Transport):
         if protocol.failure is not None or protocol.is_close_received:
             self._on_reading_over()
         if protocol.has_events():
-            if protocol.queued_size > self._receive_mark:
+            if self._is_reading and protocol.queued_size > self._receive_mark:
+                self._count_limit("receive_high_water_mark")
                 self._stop_reading()
             self._wake()
 
@@ -452,7 +453,7 @@ class Endpoint(Transport):
                 self._limit_closing()
 
     def _count_limit(self, name: str) -> None:
-        """Count that a limit was exceeded; only a server keeps such counts."""
+        """Let the owner, if there is one, note that a limit, an option's name, was exceeded."""
         if self._owner is not None:
             self._owner.count_limit(name)
 

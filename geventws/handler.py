@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from _socket import MSG_PEEK
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
 
@@ -27,7 +28,9 @@ from geventws.host import Mount, get_host
 from geventws.request import ENVIRON_KEY, WebSocketRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
+
+    from gevent.pywsgi import WSGIServer
 
     from geventws.sockets import Stream
 
@@ -70,6 +73,14 @@ class WebSocketHandler(WSGIHandler):
 
     #: The options for views; None where only mounted servers take upgrade requests.
     config: ClassVar[ServerConfig | None] = ServerConfig()
+
+    @staticmethod
+    def limit_counts(http_server: WSGIServer) -> Mapping[str, int]:
+        """How often each limit was exceeded by what views of an http server accepted.
+
+        It is what `WebSocketServer.limit_counts` is for a server: live, read-only, by the option's name.
+        """
+        return MappingProxyType(get_host(http_server).views.limit_counts)
 
     # What pywsgi sets before any method here is called; its stubs say that it may be None, or hide it.
     command: str
@@ -134,6 +145,7 @@ class WebSocketHandler(WSGIHandler):
                 self._deadline.close()
 
     def _end_slow_head(self, seconds: float) -> Any:
+        get_host(self.server).count_limit("header_timeout", seconds, self.config)
         self.log_error("no complete request head came within %s s from %s", seconds, self.client_address)
         if not self._has_octet:
             return None

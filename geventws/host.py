@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Any
 from gevent import get_hub
 from greenlet import getcurrent
 
+from geventws.registry import Registry
+
 if TYPE_CHECKING:
     from gevent.pywsgi import WSGIServer
 
     from geventws.config import ServerConfig
     from geventws.connection import WebSocketConnection
+    from geventws.request import WebSocketRequest
 
 __all__ = ["Host", "Mount", "get_host"]
 
@@ -31,29 +34,34 @@ class Mount:
         host: The http server's side.
         server: The WebSocketServer; None for connections that a view accepted.
         config: Its options.
+        registry: The server's, or that of the http server's views.
     """
 
-    __slots__ = ("config", "host", "server")
+    __slots__ = ("config", "host", "registry", "server")
 
     def __init__(self, host: Host, server: Any, config: ServerConfig) -> None:
         self.host = host
         self.server = server
         self.config = config
+        self.registry: Registry = host.views if server is None else server._registry
 
-    def connection_opened(self, connection: WebSocketConnection) -> None:
-        """Register a connection, and let the server emit ``connect``."""
+    def count_limit(self, name: str) -> None:
+        """Note that a limit, an option's name, was exceeded."""
+        self.registry.count_limit(name)
+
+    def connection_opened(self, request: WebSocketRequest, connection: WebSocketConnection) -> None:
+        """Register a connection in the place of its request, and let the server emit ``connect``."""
+        self.registry.add_connection(request, connection)
         self.host.connections.add(connection)
         if self.server is not None:
             self.server._connection_opened(connection)
 
     def connection_closed(self, connection: WebSocketConnection) -> None:
         """Forget a connection, and let the server emit ``close``."""
+        self.registry.remove_connection(connection)
         self.host.connections.discard(connection)
         if self.server is not None:
             self.server._connection_closed(connection)
-
-    def count_limit(self, name: str) -> None:
-        """Count that a limit was exceeded."""
 
     def is_stopping(self) -> bool:
         """Tell whether the http server was closed or stopped."""
@@ -66,11 +74,13 @@ class Host:
     Attributes:
         mounts: In the order in which they are asked.
         connections: All that came from this http server and still live.
+        views: The registry of those among them that views accepted.
     """
 
     def __init__(self, http_server: WSGIServer) -> None:
         self.mounts: list[Mount] = []
         self.connections: set[WebSocketConnection] = set()
+        self.views = Registry()
         self._http_server = http_server
         self._close = http_server.close
         self._stop = http_server.stop
@@ -83,10 +93,19 @@ class Host:
 
     def header_timeout(self, config: ServerConfig | None) -> float | None:
         """Return the smallest ``header_timeout`` of the mounts and of a handler's own config."""
-        configs = [mount.config for mount in self.mounts]
-        if config is not None:
-            configs.append(config)
-        return min((each.header_timeout for each in configs if each.header_timeout is not None), default=None)
+        limits = (each.header_timeout for each, _ in self._list_configs(config))
+        return min((limit for limit in limits if limit is not None), default=None)
+
+    def count_limit(self, name: str, value: float, config: ServerConfig | None) -> None:
+        """Note that a limit of all requests was exceeded, for each of those who set it to this, the smallest value."""
+        for each, registry in self._list_configs(config):
+            if getattr(each, name) == value:
+                registry.count_limit(name)
+
+    def _list_configs(self, config: ServerConfig | None) -> list[tuple[ServerConfig, Registry]]:
+        """List who has a say about each request: the mounts, and the handler with its own config for views."""
+        configs = [(mount.config, mount.registry) for mount in self.mounts]
+        return configs if config is None else [*configs, (config, self.views)]
 
     def _close_all(self) -> None:
         """Stand in for ``http_server.close``: connections learn of it, nothing waits."""

@@ -179,7 +179,7 @@ class WebSocketRequest(Emitter):
             self._resolve("accepted")
             connection = self.connection = self._switch(chosen, agreed, fields)
             try:
-                self._mount.connection_opened(connection)
+                self._mount.connection_opened(self, connection)
                 self._emit_logged("accepted", connection)
             finally:
                 self._start(connection)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Set
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import gevent
@@ -12,7 +13,7 @@ from greenlet import GreenletExit
 
 from geventws.config import ServerConfig, check_http_servers, make_config
 from geventws.connection import WebSocketConnection
-from geventws.dispatch import get_dispatcher, get_thread_id
+from geventws.dispatch import get_dispatcher
 from geventws.errors import ConfigurationError, HandshakeError, InvalidState, SubprotocolError
 from geventws.events import Emitter
 from geventws.frames import check_close
@@ -20,6 +21,7 @@ from geventws.handler import WebSocketHandler
 from geventws.headers import is_token
 from geventws.host import Mount, get_host
 from geventws.protocol import PreparedMessage
+from geventws.registry import Registry
 from geventws.sending import check_message
 from geventws.sockets import monotonic
 
@@ -123,9 +125,7 @@ class WebSocketServer(Emitter):
         super().__init__()
         self._config: ServerConfig | None = None
         self._placements: list[_Placement] = []
-        # With the thread that each belongs to.
-        self._connections: dict[WebSocketConnection, int] = {}
-        self._pending: dict[WebSocketRequest, None] = {}
+        self._registry = Registry()
         if config is not None or options:
             self.mount(config, **options)
 
@@ -179,11 +179,11 @@ class WebSocketServer(Emitter):
         """
         check_close(code, reason)
         self._expire_pending()
-        for connection in tuple(self._connections):
+        for connection in tuple(self._registry.connections):
             connection.close(code, reason)
 
     def _expire_pending(self) -> None:
-        for request in tuple(self._pending):
+        for request in tuple(self._registry.pending):
             request.expire("the server closes all connections")
 
     def shut_down(self, timeout: float | None = None, code: int = 1001, reason: str = "", spread: float = 0.0) -> None:
@@ -212,15 +212,15 @@ class WebSocketServer(Emitter):
         if timeout is None:
             return
         deadline = monotonic() + timeout
-        for connection in tuple(self._connections):
+        for connection in tuple(self._registry.connections):
             connection.wait_closed(max(0.0, deadline - monotonic()))
         if closing is not None:
             closing.kill()
-        for connection in tuple(self._connections):
+        for connection in tuple(self._registry.connections):
             connection.drop(code, reason)
 
     def _close_spread(self, code: int, reason: str, spread: float) -> None:
-        connections = tuple(self._connections)
+        connections = tuple(self._registry.connections)
         for connection in connections:
             connection.close(code, reason)
             gevent.sleep(spread / len(connections))
@@ -252,11 +252,10 @@ class WebSocketServer(Emitter):
         prepared = PreparedMessage(*check_message(message), compress, is_droppable=True)
         # A connection iterates over its messages: taken for a collection, it would wait for one.
         excluded = {exclude} if isinstance(exclude, WebSocketConnection) else set(exclude)
-        thread_id = get_thread_id()
-        if any(owner != thread_id for owner in tuple(self._connections.values())):
+        if self._registry.has_connections_of_others():
             raise InvalidState("broadcast was called in another thread than the connections': use send_threadsafe")
         count = 0
-        for connection in tuple(self._connections):
+        for connection in tuple(self._registry.connections):
             if connection in excluded or not connection.connected:
                 continue
             try:
@@ -278,12 +277,17 @@ class WebSocketServer(Emitter):
     @property
     def connections(self) -> Set[WebSocketConnection]:
         """The connections from ``accept`` until their ``close`` event: a live, read-only view."""
-        return _View(self._connections)
+        return _View(self._registry.connections)
 
     @property
     def pending_requests(self) -> Set[WebSocketRequest]:
         """The requests that nobody has accepted or rejected yet: a live, read-only view."""
-        return _View(self._pending)
+        return _View(self._registry.pending)
+
+    @property
+    def limit_counts(self) -> Mapping[str, int]:
+        """How often each limit was exceeded since the server was made, by the option's name: live, read-only."""
+        return MappingProxyType(self._registry.limit_counts)
 
     # What the handler asks
 
@@ -305,12 +309,11 @@ class WebSocketServer(Emitter):
         if config.auto_accept_connections:
             request.accept(next(iter(request.requested_subprotocols), None), request.origin)
             return
-        self._pending[request] = None
+        self._registry.add_request(request)
         timer = None
         if config.accept_timeout is not None:
             timer = get_dispatcher().loop.timer(config.accept_timeout)
-            reason = f"the server did not decide within {config.accept_timeout} s"
-            timer.start(request.expire, reason, update=True)
+            timer.start(self._on_accept_timeout, request, update=True)
         try:
             self._emit_request(request)
             if not request.resolved:
@@ -318,11 +321,17 @@ class WebSocketServer(Emitter):
         finally:
             if timer is not None:
                 timer.close()
-            self._pending.pop(request, None)
+            self._registry.remove_request(request)
+
+    def _on_accept_timeout(self, request: WebSocketRequest) -> None:
+        if not request.resolved:
+            self._registry.count_limit("accept_timeout")
+            request.expire(f"the server did not decide within {request.config.accept_timeout} s")
 
     def _find_refusal(self, request: WebSocketRequest) -> HandshakeError | None:
         config: ServerConfig = request.config
         if config.allowed_origins is not None and request.origin not in config.allowed_origins:
+            self._registry.count_limit("allowed_origins")
             origin = "missing" if request.origin is None else ascii(request.origin)
             return HandshakeError(f"origin {origin} is not allowed", 403)
         offered = request.requested_subprotocols
@@ -350,7 +359,6 @@ class WebSocketServer(Emitter):
             request.connection._end_loop()
 
     def _connection_opened(self, connection: WebSocketConnection) -> None:
-        self._connections[connection] = get_thread_id()
         try:
             self._emit("connect", connection)
         except BaseException as error:
@@ -359,7 +367,6 @@ class WebSocketServer(Emitter):
                 raise
 
     def _connection_closed(self, connection: WebSocketConnection) -> None:
-        self._connections.pop(connection, None)
         self._emit_logged("close", connection, connection.close_code, connection.close_reason)
 
     def _emit_logged(self, name: str, *args: object) -> None:

@@ -23,6 +23,7 @@ from geventws.config import (
     OptionRow,
     ServerConfig,
     check_http_servers,
+    list_limits,
     make_config,
     options_table,
     parse_trusted_proxies,
@@ -548,6 +549,23 @@ class TestHttpServers:
     def test_refused(self, value, message):
         with pytest.raises(ConfigurationError, match=f"^{message}"):
             check_http_servers(value)
+
+
+class TestLimits:
+    def test_they_are_those_that_something_becomes_of(self):
+        limits = list_limits()
+        assert {"max_received_message_size", "send_timeout", "allowed_origins", "receive_high_water_mark"} <= {*limits}
+        assert not {"keepalive_interval", "fragmentation_threshold", "path", "trusted_proxies"} & {*limits}
+
+    def test_of_a_client(self):
+        limits = list_limits(ClientConfig)
+        assert "connect_timeout" in limits
+        assert "accept_timeout" not in limits
+
+    @pytest.mark.parametrize("cls", [ServerConfig, ClientConfig])
+    def test_each_says_what_becomes_of_it(self, cls):
+        rows = {row.name: row for row in options_table(cls)}
+        assert all(len(rows[name].meaning.split(". ")) > 1 for name in list_limits(cls))
 
 
 class TestTable:

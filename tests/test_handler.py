@@ -506,6 +506,10 @@ def test_the_options_of_views():
         with RawClient(http) as client:
             client.send(b"GET")
             assert client.read_answer()[0] == 408
+        counts = WebSocketHandler.limit_counts(http)
+        assert counts["header_timeout"] == 1
+        with pytest.raises(TypeError):
+            counts["header_timeout"] = 0
 
 
 def test_without_a_mount_a_view_has_the_header_timeout_of_its_config_alone():

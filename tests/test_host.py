@@ -38,6 +38,19 @@ def test_header_timeout(mounted, own, expected):
     assert host.header_timeout(None if own is None else ServerConfig(header_timeout=own)) == expected
 
 
+def test_a_limit_of_all_requests_is_counted_for_those_who_set_the_smallest():
+    http = make_http()
+    host = get_host(http)
+    seconds = (4.0, None, 2.0, 2.0)
+    servers = [WebSocketServer(http_server=http, header_timeout=each) for each in seconds]
+    host.count_limit("header_timeout", 2.0, ServerConfig(header_timeout=2.0))
+    assert [server.limit_counts["header_timeout"] for server in servers] == [0, 0, 1, 1]
+    assert WebSocketHandler.limit_counts(http)["header_timeout"] == 1
+    host.count_limit("header_timeout", 2.0, None)
+    assert [server.limit_counts["header_timeout"] for server in servers] == [0, 0, 2, 2]
+    assert WebSocketHandler.limit_counts(http)["header_timeout"] == 1
+
+
 def test_is_stopping():
     http = make_http()
     host = get_host(http)

@@ -28,6 +28,7 @@ HOUSE = [
     (5, "sending"),
     (5, "delivery"),
     (5, "connection"),
+    (6, "registry"),
     (6, "host request client"),
     (7, "handler"),
     (8, "server"),

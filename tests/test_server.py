@@ -453,6 +453,7 @@ def test_allowed_origins(origins, line, status):
         events = record(server, "request", "upgrade_error")
         assert ask(http, make_upgrade("/", line))[0] == status
         assert events.get()[0] == ("request" if status == 101 else "upgrade_error")
+        assert server.limit_counts["allowed_origins"] == (0 if status == 101 else 1)
 
 
 class TestAutoAccept:
@@ -495,6 +496,7 @@ class TestAcceptTimeout:
             with pytest.raises(InvalidState, match="answered 503"):
                 request.accept()
             wait_until(lambda: not server.pending_requests)
+            assert server.limit_counts["accept_timeout"] == 1
 
     def test_while_the_listener_blocks(self, caplog):
         with serve(accept_timeout=0.05) as (http, server):
@@ -555,12 +557,13 @@ class TestHeaderTimeout:
             self.check_408(http, client)
 
     def test_a_silent_first_connection(self):
-        with serve(app, header_timeout=0.05) as (http, _), RawClient(http) as client:
+        with serve(app, header_timeout=0.05) as (http, server), RawClient(http) as client:
             assert client.read_end() == b""
             assert len(http.error_log) == 1
+            assert server.limit_counts["header_timeout"] == 1
 
     def test_keep_alive_is_exempt_and_the_next_head_is_not(self):
-        with serve(app, header_timeout=0.05) as (http, _), RawClient(http) as client:
+        with serve(app, header_timeout=0.05) as (http, server), RawClient(http) as client:
             client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
             assert client.read_answer()[0] == 200
             with gevent.Timeout(0.15, False):
@@ -568,8 +571,10 @@ class TestHeaderTimeout:
             client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
             assert client.read_answer()[0] == 200
             assert not http.error_log
+            assert server.limit_counts["header_timeout"] == 0
             client.send(b"G")
             self.check_408(http, client)
+            assert server.limit_counts["header_timeout"] == 1
 
     def test_a_slow_body_and_a_slow_application_are_exempt(self):
         def slow(environ, start_response):
@@ -772,6 +777,7 @@ def test_receive_high_water_mark():
                 sending.join()
             assert not sending.ready(), "nobody takes the messages, and 30 MB were read"
             sending.kill()
+            assert server.limit_counts["receive_high_water_mark"] == 1
             assert connection.receive() == bytes(60000)
 
 
@@ -1009,6 +1015,34 @@ def test_views():
                 connection.drop()
             assert len(connections) == 0
         wait_until(lambda: not pending)
+
+
+def test_a_request_that_was_accepted_in_a_loop_is_pending_no_more():
+    with serve() as (http, server):
+        server.on("request", lambda request: list(request.accept()))
+        with open_client(http):
+            wait_for_connections(server, 1)
+            assert not server.pending_requests
+
+
+def test_limit_counts():
+    http = make_http(app)
+    server = WebSocketServer()
+    counts = server.limit_counts
+    assert counts
+    assert not any(counts.values())
+    server.mount(http_server=http, accept_timeout=0.01)
+    server.on("request", lambda request: None)
+    with running(http):
+        for count in (1, 2):
+            assert ask(http)[0] == 503
+            assert counts["accept_timeout"] == count
+            server.unmount()
+            server.mount(http_server=http, accept_timeout=0.01)
+        assert sum(counts.values()) == 2
+        with pytest.raises(TypeError):
+            counts["accept_timeout"] = 0
+        assert not any(WebSocketHandler.limit_counts(http).values())
 
 
 class TestBroadcast:

@@ -1,0 +1,80 @@
+"""Who is connected and who waits, how many and from where, and how often which limit was exceeded.
+
+Strategy: whatever is asked at each request is counted while it changes, so that no answer walks over the connections.
+There is one registry for each `WebSocketServer`, on however many http servers it is mounted, and one for the views of
+each http server.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+from geventws.config import ServerConfig, list_limits
+from geventws.dispatch import get_thread_id
+
+if TYPE_CHECKING:
+    from geventws.connection import WebSocketConnection
+    from geventws.request import WebSocketRequest
+
+__all__ = ["Registry"]
+
+_Key = TypeVar("_Key")
+
+
+class Registry:
+    """Keep the connections and the pending requests of one owner, and count.
+
+    Attributes:
+        connections: The connections from ``accept`` until their ``close`` event.
+        limit_counts: How often each limit was exceeded, by its option's name.
+        pending: The requests that nobody has decided yet.
+    """
+
+    __slots__ = ("_thread_counts", "connections", "limit_counts", "pending")
+
+    def __init__(self) -> None:
+        # Dictionaries for their order.
+        self.connections: dict[WebSocketConnection, None] = {}
+        self.pending: dict[WebSocketRequest, None] = {}
+        self.limit_counts: dict[str, int] = dict.fromkeys(list_limits(ServerConfig), 0)
+        self._thread_counts: dict[int, int] = {}
+
+    def count_limit(self, name: str) -> None:
+        """Note that a limit, an option's name, was exceeded."""
+        self.limit_counts[name] += 1
+
+    def add_request(self, request: WebSocketRequest) -> None:
+        """Note a request that is to be decided."""
+        self.pending[request] = None
+
+    def remove_request(self, request: WebSocketRequest) -> None:
+        """Forget a request; it may have become a connection before."""
+        self.pending.pop(request, None)
+
+    def add_connection(self, request: WebSocketRequest, connection: WebSocketConnection) -> None:
+        """Let a connection take the place of its request."""
+        self.remove_request(request)
+        self.connections[connection] = None
+        _increment(self._thread_counts, get_thread_id())
+
+    def remove_connection(self, connection: WebSocketConnection) -> None:
+        """Forget a connection that has ended; called in the thread that it belongs to."""
+        del self.connections[connection]
+        _decrement(self._thread_counts, get_thread_id())
+
+    def has_connections_of_others(self) -> bool:
+        """Tell whether a connection belongs to another thread than the calling one."""
+        own = get_thread_id()
+        return any(thread_id != own for thread_id in tuple(self._thread_counts))
+
+
+def _increment(counts: dict[_Key, int], key: _Key) -> None:
+    counts[key] = counts.get(key, 0) + 1
+
+
+def _decrement(counts: dict[_Key, int], key: _Key) -> None:
+    left = counts.get(key, 0) - 1
+    if left > 0:
+        counts[key] = left
+    else:
+        counts.pop(key, None)
