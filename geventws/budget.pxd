@@ -2,7 +2,7 @@ cimport cython
 
 @cython.final
 cdef class OutputBudget:
-    cdef readonly Py_ssize_t limit
+    cdef public Py_ssize_t limit
     cdef readonly Py_ssize_t total
     cdef object _relieve
     cdef bint _is_relieving

@@ -18,7 +18,7 @@ class OutputBudget:
     """Add up the queued output of connections.
 
     Attributes:
-        limit: Octets that may wait together, each message counted as its octets and an overhead.
+        limit: Octets that may wait together, each message counted as its octets and an overhead; it may be set.
         total: Octets that wait.
     """
 

@@ -102,6 +102,12 @@ def _check_policy(name: str, value: object) -> str:
     return value
 
 
+def _check_size_or_none(name: str, value: object) -> int | None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= sys.maxsize):
+        raise _refusal(name, value, f"an int from 1 to {sys.maxsize}, in octets, or None")
+    return value
+
+
 def _to_seconds(value: object) -> float | None:
     """Return a time as a float, None for what is no time."""
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -477,6 +483,15 @@ class ServerConfig(ConnectionConfig):
         unit="s",
         help="How long a whole request head may take, for every request on that http server; None is pywsgi's own way.",
         exceeded="408, and the connection ends.",
+    )
+
+    # A quarter of the memory of a machine of 1 GiB, and what 256 peers that do not read hold at their marks.
+    max_queued_output: int | None = option(
+        256 * _MIB,
+        check=_check_size_or_none,
+        unit="octets",
+        help="How much may wait to be sent on all connections together, counted as for the send mark; None: no limit.",
+        exceeded="The connection on which the most waits fails with 1013.",
     )
 
     @property

@@ -44,6 +44,7 @@ class Mount:
         self.server = server
         self.config = config
         self.registry: Registry = host.views if server is None else server._registry
+        self.registry.limit_output(config.max_queued_output)
 
     def count_limit(self, name: str) -> None:
         """Note that a limit, an option's name, was exceeded."""

@@ -7,8 +7,10 @@ each http server.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, TypeVar
 
+from geventws.budget import OutputBudget
 from geventws.config import ServerConfig, list_limits
 from geventws.dispatch import get_thread_id
 
@@ -25,12 +27,13 @@ class Registry:
     """Keep the connections and the pending requests of one owner, and count.
 
     Attributes:
+        budget: What the connections have queued together.
         connections: The connections from ``accept`` until their ``close`` event.
         limit_counts: How often each limit was exceeded, by its option's name.
         pending: The requests that nobody has decided yet.
     """
 
-    __slots__ = ("_thread_counts", "connections", "limit_counts", "pending")
+    __slots__ = ("_thread_counts", "budget", "connections", "limit_counts", "pending")
 
     def __init__(self) -> None:
         # Dictionaries for their order.
@@ -38,6 +41,7 @@ class Registry:
         self.pending: dict[WebSocketRequest, None] = {}
         self.limit_counts: dict[str, int] = dict.fromkeys(list_limits(ServerConfig), 0)
         self._thread_counts: dict[int, int] = {}
+        self.budget = OutputBudget(sys.maxsize, self._relieve)
 
     def count_limit(self, name: str) -> None:
         """Note that a limit, an option's name, was exceeded."""
@@ -62,10 +66,31 @@ class Registry:
         del self.connections[connection]
         _decrement(self._thread_counts, get_thread_id())
 
+    def limit_output(self, size: int | None) -> None:
+        """Let the connections queue so many octets together; None for any number."""
+        self.budget.limit = sys.maxsize if size is None else size
+
+    def _relieve(self, budget: OutputBudget) -> None:
+        """Fail the connections with the most output until the others are within the budget."""
+        while budget.total > budget.limit:
+            candidates = [each for each in self.connections if each.close_code is None and not each._is_foreign()]
+            slowest = max(candidates, key=_get_output, default=None)
+            if slowest is None or not slowest.buffered_amount:
+                return
+            self.count_limit("max_queued_output")
+            slowest._discard_slow(
+                f"{budget.total} octets wait on all connections of the server, and {slowest.buffered_amount} of them, "
+                "the most, on this one"
+            )
+
     def has_connections_of_others(self) -> bool:
         """Tell whether a connection belongs to another thread than the calling one."""
         own = get_thread_id()
         return any(thread_id != own for thread_id in tuple(self._thread_counts))
+
+
+def _get_output(connection: WebSocketConnection) -> int:
+    return connection.buffered_amount
 
 
 def _increment(counts: dict[_Key, int], key: _Key) -> None:

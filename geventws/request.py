@@ -222,6 +222,7 @@ class WebSocketRequest(Emitter):
             early=early,
         )
         connection._owner = self._mount
+        connection._budget = self._mount.registry.budget
         return connection
 
     def _detach(self) -> tuple[Stream, bytes]:

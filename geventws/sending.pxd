@@ -12,7 +12,7 @@ cdef class Sender(Timekeeper):
     cdef Py_ssize_t _dropped_count
     cdef bint _is_dropping
 
-    cdef bint _is_foreign(self) except -1
+    cpdef bint _is_foreign(self) except -1
     cdef object _send_message(self, int opcode, bytes payload, bint compresses)
     cdef object _write_entry(self, object entry)
     cpdef bint _send_prepared(self, PreparedMessage message) except -1

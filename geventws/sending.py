@@ -336,6 +336,9 @@ class Sender(Timekeeper):
             self._write(self._protocol.serialize(opcode, payload, compresses))
             if self._broken is not None:
                 raise ConnectionClosed(None, "", f"the connection broke: {self._broken}")
+            if not self._is_open:
+                # The message itself was more than the server's budget for output.
+                raise self._make_closed_error()
 
     def _write_entry(self, entry: bytes | PreparedMessage) -> None:
         """Send frames, or a message that is serialised only when it moves to the wire."""

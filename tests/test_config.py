@@ -57,6 +57,7 @@ CONNECTION_DEFAULTS = {
     "send_timeout": 30.0,
 }
 SERVER_DEFAULTS = CONNECTION_DEFAULTS | {
+    "max_queued_output": 268435456,
     "http_server": None,
     "auto_accept_connections": False,
     "ignore_x_forwarded_for": False,
@@ -84,6 +85,7 @@ SIZES = [
 FLAGS = sorted(
     {name for name, default in SERVER_DEFAULTS.items() if isinstance(default, bool)} - {"permessage_deflate"}
 )
+SIZES_OR_NONE = ["max_queued_output"]
 COUNTS = ["max_message_fragments", "max_queued_pongs"]
 TIMES = ["keepalive_interval", "keepalive_grace_period", "close_timeout"]
 TIMES_OR_NONE = ["send_timeout", "accept_timeout", "header_timeout", "connect_timeout"]
@@ -205,6 +207,7 @@ class TestAccepted:
         assert {
             *FLAGS,
             *SIZES,
+            *SIZES_OR_NONE,
             *COUNTS,
             *TIMES,
             *TIMES_OR_NONE,
@@ -226,6 +229,13 @@ class TestRefused:
         with pytest.raises(ConfigurationError) as caught:
             config_with(name, value)
         assert str(caught.value) == f"{name} must be an int from 1 to {sys.maxsize}, in octets, not {value!r}"
+
+    @pytest.mark.parametrize("name", SIZES_OR_NONE)
+    @pytest.mark.parametrize("value", [0, -1, True, 1024.0, "1024", sys.maxsize + 1])
+    def test_size_or_none(self, name, value):
+        with pytest.raises(ConfigurationError) as caught:
+            config_with(name, value)
+        assert str(caught.value) == f"{name} must be an int from 1 to {sys.maxsize}, in octets, or None, not {value!r}"
 
     @pytest.mark.parametrize("name", COUNTS)
     @pytest.mark.parametrize("value", [0, -1, True, 1.0, "1", None, sys.maxsize + 1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import time
 
 import gevent
@@ -542,6 +543,63 @@ def test_broadcast_fails_the_slow_consumer_alone():
             assert server.broadcast("news") == 1
             assert reader.read(6) == b"\x81\x04news"
             assert (quick.connected, slow.close_code) == (True, 1013)
+
+
+@contextlib.contextmanager
+def narrow_connections(count, **options):
+    """Give a server and connections whose peers do not read."""
+    http = make_http(listener=make_narrow_listener())
+    with serve(http=http, **options) as (_, server), contextlib.ExitStack() as clients:
+        accepted = Queue()
+        server.on("request", lambda request: accepted.put(request.accept()))
+        for _ in range(count):
+            clients.enter_context(open_client(http))
+        yield server, [accepted.get() for _ in range(count)]
+
+
+def test_a_budget_for_all_connections_fails_the_one_with_the_most_output():
+    with narrow_connections(3, max_queued_output=150_000, close_timeout=0.2) as (server, connections):
+        for connection, size in zip(connections, (40_000, 70_000, 20_000), strict=True):
+            fill(connection)
+            connection.send_nowait(bytes(size))
+        assert all(connection.connected for connection in connections)
+        assert connections[2].send_nowait(bytes(30_000)) is True
+        assert [connection.close_code for connection in connections] == [None, 1013, None]
+        assert "octets wait on all connections" in connections[1].close_cause
+        assert server.limit_counts["max_queued_output"] == 1
+
+
+def test_a_sender_that_waits_learns_that_the_budget_was_exceeded():
+    with narrow_connections(2, max_queued_output=150_000, send_high_water_mark=50_000) as (_, (first, second)):
+        fill(first)
+        waiting = gevent.spawn(first.send, bytes(90_000))
+        run_hub()
+        assert not waiting.ready()
+        fill(second)
+        second.send_nowait(bytes(80_000))
+        with pytest.raises(ConnectionClosed) as caught:
+            waiting.get()
+        assert (caught.value.code, second.connected) == (1013, True)
+
+
+def test_a_message_that_exceeds_the_budget_itself_fails_its_own_connection():
+    with narrow_connections(1, max_queued_output=50_000) as (server, (connection,)):
+        with pytest.raises(ConnectionClosed):
+            connection.send(bytes(20_000_000))
+        assert connection.close_code == 1013
+        assert server.broadcast("news") == 0
+
+
+def test_the_budget_forgets_what_is_sent():
+    with paired(is_narrow=True, max_queued_output=500_000) as (client, connection):
+        for _ in range(5):
+            connection.send_nowait(bytes(400_000))
+            assert read_messages(client, 1) == [bytes(400_000)]
+        wait_until(lambda: not connection.buffered_amount)
+        assert connection._budget.total == 0
+        fill(connection)
+        connection.drop(skip_close_frame=True)
+        assert connection._budget.total == 0
 
 
 def test_send_nowait_counts_what_waits_behind_a_fragmented_message():
