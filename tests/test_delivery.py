@@ -40,6 +40,23 @@ def test_octets_that_came_with_the_handshake_are_the_first_frames():
         assert [messages.get(), messages.get()] == [("message", "a"), ("message", "b")]
 
 
+@pytest.mark.parametrize("is_loop", [pytest.param(False, id="event-style"), pytest.param(True, id="loop-style")])
+def test_a_ping_that_came_with_the_handshake_is_answered_before_the_message_behind_it(is_loop):
+    def echo(request):
+        connection = request.accept()
+        if is_loop:
+            connection.send(connection.receive())
+        else:
+            connection.on("message", connection.send)
+
+    with serve() as (http, server):
+        server.on("request", echo)
+        # Between the fragments, as in case 5.6 of the Autobahn suite.
+        early = make_frame("a", 0x01) + make_frame("ping", 0x89) + make_frame("b", 0x80)
+        with open_client(http, early=early) as client:
+            assert [client.read_frame(), client.read_frame()] == [(0x8A, b"ping"), (0x81, b"ab")]
+
+
 def test_messages_are_held_until_somebody_listens():
     with paired() as (client, connection):
         client.send(make_frame("a") + make_frame("b"))
