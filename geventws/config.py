@@ -133,6 +133,14 @@ def _check_time_or_none(name: str, value: object) -> float | None:
     return seconds
 
 
+def _check_count_or_none(name: str, value: object) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= sys.maxsize:
+        raise _refusal(name, value, f"an int from 1 to {sys.maxsize}, or None")
+    return value
+
+
 def _check_path(name: str, value: object) -> str | None:
     if value is None or (isinstance(value, str) and value.startswith("/") and "?" not in value):
         return value
@@ -475,6 +483,28 @@ class ServerConfig(ConnectionConfig):
         unit="s",
         help="How long a request may be neither accepted nor rejected; None waits for ever.",
         exceeded="The request is answered 503.",
+    )
+    # None: what a machine can carry depends on what the application does with a connection.
+    max_connections: int | None = option(
+        None,
+        check=_check_count_or_none,
+        help="How many connections the server may have, pending requests among them; None sets no limit.",
+        exceeded="The request is answered 503 before the request event.",
+    )
+    # None: behind NAT, or a proxy that is not trusted, thousands of users have one address.
+    max_connections_per_address: int | None = option(
+        None,
+        check=_check_count_or_none,
+        help="The same for each client address that is known; None sets no limit.",
+        exceeded="The request is answered 503 before the request event.",
+    )
+    # Each holds a greenlet and a descriptor for up to accept_timeout; more than this is a look-up that does not keep
+    # up, or a flood.
+    max_pending_requests: int | None = option(
+        1024,
+        check=_check_count_or_none,
+        help="How many requests may be neither accepted nor rejected at a time; None sets no limit.",
+        exceeded="The request is answered 503 before the request event.",
     )
     # A head is a few packets; a client that drips it octet by octet holds a greenlet and a descriptor.
     header_timeout: float | None = option(

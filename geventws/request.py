@@ -158,15 +158,18 @@ class WebSocketRequest(Emitter):
 
         Raises:
             InvalidState: It was accepted, rejected or ignored before.
-            HandshakeError: The handshake is broken; the client was answered with the error's status.
+            HandshakeError: The handshake is broken or, in a view, the origin is not allowed or a limit of connections
+                exceeded; the client was answered with the error's status.
             SubprotocolError: The subprotocol is no token, or was not offered; the client was answered 500.
             CookieError: A cookie is illegal; the client was answered 500.
             ValueError: A header is illegal, or is not the caller's to set; the client was answered 500.
         """
         self._check_unresolved()
-        if self.error is not None:
-            self.refuse(self.error)
-            raise self.error
+        # A server has looked before its request event; what a view does not accept may be another library's.
+        error = self.error or (self._admit() if self._mount.server is None else None)
+        if error is not None:
+            self.refuse(error)
+            raise error
         try:
             chosen = choose_subprotocol(subprotocol, self.requested_subprotocols)
             agreed = self._agree_on_deflate()
@@ -186,6 +189,15 @@ class WebSocketRequest(Emitter):
         finally:
             self._finish()
         return connection
+
+    def _admit(self) -> HandshakeError | None:
+        """Look at the origin, and take a place among the connections; return what stands against it."""
+        allowed = self.config.allowed_origins
+        if allowed is not None and self.origin not in allowed:
+            self._mount.count_limit("allowed_origins")
+            origin = "missing" if self.origin is None else ascii(self.origin)
+            return HandshakeError(f"origin {origin} is not allowed", 403)
+        return self._mount.registry.admit(self)
 
     def _start(self, connection: WebSocketConnection) -> None:
         connection._start()
@@ -312,6 +324,7 @@ class WebSocketRequest(Emitter):
         self._emit_logged("resolved", self)
 
     def _finish(self) -> None:
+        self._mount.registry.remove_request(self)
         if self._done is not None:
             self._done.set()
 

@@ -300,19 +300,23 @@ class WebSocketServer(Emitter):
 
     def _decide(self, request: WebSocketRequest) -> None:
         """Check a request, let the application decide, and block until it has."""
-        error = request.error or self._find_refusal(request)
+        error = request.error or _check_automatic(request) or request._admit()
         if error is not None:
             request.refuse(error)
             self._emit_logged("upgrade_error", error)
             return
-        config: ServerConfig = request.config
-        if config.auto_accept_connections:
-            request.accept(next(iter(request.requested_subprotocols), None), request.origin)
-            return
-        self._registry.add_request(request)
+        try:
+            if request.config.auto_accept_connections:
+                request.accept(next(iter(request.requested_subprotocols), None), request.origin)
+            else:
+                self._await_decision(request)
+        finally:
+            self._registry.remove_request(request)
+
+    def _await_decision(self, request: WebSocketRequest) -> None:
         timer = None
-        if config.accept_timeout is not None:
-            timer = get_dispatcher().loop.timer(config.accept_timeout)
+        if request.config.accept_timeout is not None:
+            timer = get_dispatcher().loop.timer(request.config.accept_timeout)
             timer.start(self._on_accept_timeout, request, update=True)
         try:
             self._emit_request(request)
@@ -321,23 +325,11 @@ class WebSocketServer(Emitter):
         finally:
             if timer is not None:
                 timer.close()
-            self._registry.remove_request(request)
 
     def _on_accept_timeout(self, request: WebSocketRequest) -> None:
         if not request.resolved:
             self._registry.count_limit("accept_timeout")
             request.expire(f"the server did not decide within {request.config.accept_timeout} s")
-
-    def _find_refusal(self, request: WebSocketRequest) -> HandshakeError | None:
-        config: ServerConfig = request.config
-        if config.allowed_origins is not None and request.origin not in config.allowed_origins:
-            self._registry.count_limit("allowed_origins")
-            origin = "missing" if request.origin is None else ascii(request.origin)
-            return HandshakeError(f"origin {origin} is not allowed", 403)
-        offered = request.requested_subprotocols
-        if config.auto_accept_connections and offered and not is_token(offered[0]):
-            return HandshakeError("the first subprotocol is no token")
-        return None
 
     def _emit_request(self, request: WebSocketRequest) -> None:
         try:
@@ -376,6 +368,14 @@ class WebSocketServer(Emitter):
             raise
         except Exception:
             logger.exception("a %s listener of the server raised", name)
+
+
+def _check_automatic(request: WebSocketRequest) -> HandshakeError | None:
+    """Look whether a request can be accepted without being asked about."""
+    offered = request.requested_subprotocols
+    if request.config.auto_accept_connections and offered and not is_token(offered[0]):
+        return HandshakeError("the first subprotocol is no token")
+    return None
 
 
 def _answer_not_found(environ: dict[str, Any], start_response: Any) -> list[bytes]:

@@ -12,6 +12,7 @@ from gevent.event import Event
 from gevent.pywsgi import WSGIHandler
 
 from geventws import ServerConfig, WebSocketHandler, WebSocketServer
+from geventws.host import get_host
 from tests.support import (
     RawClient,
     make_frame,
@@ -510,6 +511,57 @@ def test_the_options_of_views():
         assert counts["header_timeout"] == 1
         with pytest.raises(TypeError):
             counts["header_timeout"] = 0
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "expected"),
+    [
+        pytest.param({"max_connections": 1}, "max_connections", 503, id="connections"),
+        pytest.param({"max_connections_per_address": 1}, "max_connections_per_address", 503, id="address"),
+        pytest.param({"allowed_origins": ["https://a.example"]}, "allowed_origins", 403, id="origin"),
+    ],
+)
+def test_whom_a_view_does_not_accept(options, name, expected, caplog):
+    class Handler(WebSocketHandler):
+        config = ServerConfig(**options)
+
+    def view(environ, start_response):
+        return list(get_request(environ).accept())
+
+    with running(make_http(view, handler_class=Handler)) as http:
+        with open_client(http, "/", "Origin: https://a.example") as client, RawClient(http) as other:
+            other.send(make_upgrade())
+            assert other.read_answer()[0] == expected
+            assert other.read_end() == b""
+            assert WebSocketHandler.limit_counts(http)[name] == 1
+            client.send(make_frame(b"\x03\xe8", 0x88))
+            assert client.read_frame() == (0x88, b"\x03\xe8")
+        open_client(http, "/", "Origin: https://a.example").close()
+        wait_until(lambda: not get_host(http).connections)
+    assert len(caplog.records) == 1
+    assert "Traceback" not in caplog.text
+
+
+def test_what_a_view_does_not_accept_itself_has_no_place():
+    """Another library may answer it: its connections are none of ours."""
+
+    class Handler(WebSocketHandler):
+        config = ServerConfig(max_connections=1, max_pending_requests=1, allowed_origins=[])
+
+    go_on = Event()
+
+    def view(environ, start_response):
+        go_on.wait()
+        return app(environ, start_response)
+
+    with running(make_http(view, handler_class=Handler)) as http, RawClient(http) as one, RawClient(http) as two:
+        for client in (one, two):
+            client.send(make_upgrade())
+        gevent.idle()
+        go_on.set()
+        for client in (one, two):
+            assert client.read_answer()[0] == 200
+        assert not any(WebSocketHandler.limit_counts(http).values())
 
 
 def test_without_a_mount_a_view_has_the_header_timeout_of_its_config_alone():

@@ -18,6 +18,7 @@ from geventws import (
     ConfigurationError,
     InvalidState,
     ServerConfig,
+    SubprotocolError,
     WebSocketHandler,
     WebSocketServer,
 )
@@ -478,6 +479,140 @@ class TestAutoAccept:
             assert ask(http, make_upgrade("/", "Sec-WebSocket-Protocol: a/b"))[0] == 400
             assert events.get()[0] == "upgrade_error"
             assert events.empty()
+
+
+# Limits of number
+
+
+class TestPlaces:
+    """Connections and pending requests, of all and of one address."""
+
+    def check_503(self, http, server, name, *lines):
+        errors = record(server, "upgrade_error")
+        before = server.limit_counts[name]
+        status, fields, body = ask(http, make_upgrade("/", *lines))
+        assert (status, fields["connection"]) == (503, "close")
+        assert body.decode() == fields["x-websocket-reject-reason"] + "\n"
+        error = errors.get()[1]
+        assert (error.status, str(error)) == (503, fields["x-websocket-reject-reason"])
+        assert server.limit_counts[name] == before + 1
+
+    @pytest.mark.parametrize("style", ["event", "loop", "automatic"])
+    def test_connections(self, style):
+        automatic = {"auto_accept_connections": True} if style == "automatic" else {}
+        with serve(max_connections=2, **automatic) as (http, server):
+            if style == "event":
+                server.on("request", accept)
+            elif style == "loop":
+                server.on("request", lambda request: list(request.accept()))
+            with open_client(http) as client, open_client(http):
+                self.check_503(http, server, "max_connections")
+                client.close()
+                wait_for_connections(server, 1)
+                with open_client(http):
+                    self.check_503(http, server, "max_connections")
+                assert len(server.limit_counts) > server.limit_counts["max_connections"] == 2
+
+    def test_pending_requests_have_places_too(self):
+        with serve(max_connections=1) as (http, server), RawClient(http) as client:
+            requests = record(server, "request")
+            client.send(make_upgrade())
+            request = requests.get()[1]
+            self.check_503(http, server, "max_connections")
+            connection = request.accept()
+            assert client.read_head().startswith(b"HTTP/1.1 101 ")
+            self.check_503(http, server, "max_connections")
+            connection.drop()
+            with RawClient(http) as other:
+                other.send(make_upgrade())
+                requests.get()
+
+    @pytest.mark.parametrize("end", ["reject", "ignore", "accept", "fail", "reset", "expire"])
+    def test_a_request_frees_its_place(self, end):
+        with serve(app, max_connections=1, accept_timeout=0.02 if end == "expire" else None) as (http, server):
+            requests = record(server, "request")
+            for _ in range(2):
+                with RawClient(http) as client:
+                    client.send(make_upgrade())
+                    request = requests.get()[1]
+                    if end == "reset":
+                        client.reset()
+                    elif end == "accept":
+                        request.accept().drop()
+                    elif end == "fail":
+                        with pytest.raises(SubprotocolError):
+                            request.accept("chat")
+                    elif end != "expire":
+                        getattr(request, end)()
+                    wait_until(lambda: not server.pending_requests and not server.connections)
+            assert server.limit_counts["max_connections"] == 0
+
+    def test_they_are_those_of_all_http_servers(self):
+        https = [make_http(), make_http()]
+        server = WebSocketServer(http_server=https, max_connections=1)
+        server.on("request", accept)
+        with running(*https), open_client(https[0]):
+            self.check_503(https[1], server, "max_connections")
+            server.close_all_connections()
+            wait_until(lambda: not server.connections)
+
+    def test_each_server_has_its_own(self):
+        http = make_http()
+        first, second = (WebSocketServer(http_server=http, path=path, max_connections=1) for path in ("/a", "/b"))
+        first.on("request", accept)
+        second.on("request", accept)
+        with running(http), open_client(http, "/a"), open_client(http, "/b"):
+            assert len(first.connections) == len(second.connections) == 1
+            assert ask(http, make_upgrade("/b"))[0] == 503
+            assert (first.limit_counts["max_connections"], second.limit_counts["max_connections"]) == (0, 1)
+
+    def test_an_address_is_the_clients_behind_a_trusted_proxy(self):
+        with serve(max_connections_per_address=1) as (http, server):
+            server.on("request", accept)
+            lines = [f"X-Forwarded-For: 203.0.113.{number}" for number in range(3)]
+            with open_client(http, "/", lines[0]) as client, open_client(http, "/", lines[1]), open_client(http):
+                self.check_503(http, server, "max_connections_per_address", lines[0])
+                self.check_503(http, server, "max_connections_per_address")
+                open_client(http, "/", lines[2]).close()
+                client.close()
+                wait_for_connections(server, 2)
+                open_client(http, "/", lines[0]).close()
+
+    def test_an_address_that_a_client_claims_does_not_help(self):
+        with serve(max_connections_per_address=1, trusted_proxies=[]) as (http, server):
+            server.on("request", accept)
+            with open_client(http):
+                self.check_503(http, server, "max_connections_per_address", "X-Forwarded-For: 203.0.113.1")
+
+    def test_pending_requests(self):
+        with serve(max_pending_requests=1) as (http, server):
+            requests = record(server, "request")
+            with RawClient(http) as client, RawClient(http) as second:
+                client.send(make_upgrade())
+                request = requests.get()[1]
+                self.check_503(http, server, "max_pending_requests")
+                request.accept()
+                second.send(make_upgrade())
+                requests.get()[1].reject()
+                assert second.read_answer()[0] == 403
+                assert server.limit_counts["max_pending_requests"] == 1
+
+    def test_the_origin_comes_first(self):
+        with serve(max_connections=1, allowed_origins=[None]) as (http, server):
+            server.on("request", accept)
+            with open_client(http):
+                assert ask(http, make_upgrade("/", "Origin: https://example.com"))[0] == 403
+                assert server.limit_counts["max_connections"] == 0
+
+    def test_another_mount_may_set_other_limits(self):
+        with serve(max_connections=1) as (http, server):
+            server.on("request", accept)
+            with open_client(http):
+                self.check_503(http, server, "max_connections")
+                server.unmount()
+                server.mount(http_server=http, max_connections=2)
+                with open_client(http):
+                    self.check_503(http, server, "max_connections")
 
 
 # Limits of time
