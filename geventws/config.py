@@ -77,17 +77,27 @@ def _check_flag(name: str, value: object) -> bool:
     return value
 
 
-def _check_size(name: str, value: object) -> int:
+def _check_whole(name: str, value: object, words: str) -> int:
     # sys.maxsize: the compiled modules keep sizes in a Py_ssize_t.
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= sys.maxsize:
-        raise _refusal(name, value, f"an int from 1 to {sys.maxsize}, in octets")
+        raise _refusal(name, value, f"an int from 1 to {sys.maxsize}{words}")
     return value
+
+
+def _check_size(name: str, value: object) -> int:
+    return _check_whole(name, value, ", in octets")
+
+
+def _check_size_or_none(name: str, value: object) -> int | None:
+    return None if value is None else _check_whole(name, value, ", in octets, or None")
 
 
 def _check_count(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= sys.maxsize:
-        raise _refusal(name, value, f"an int from 1 to {sys.maxsize}")
-    return value
+    return _check_whole(name, value, "")
+
+
+def _check_count_or_none(name: str, value: object) -> int | None:
+    return None if value is None else _check_whole(name, value, ", or None")
 
 
 def _check_deflate(name: str, value: object) -> bool | DeflateOptions:
@@ -99,12 +109,6 @@ def _check_deflate(name: str, value: object) -> bool | DeflateOptions:
 def _check_policy(name: str, value: object) -> str:
     if not isinstance(value, str) or value not in _POLICIES:
         raise _refusal(name, value, f"one of {', '.join(map(repr, _POLICIES))}")
-    return value
-
-
-def _check_size_or_none(name: str, value: object) -> int | None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= sys.maxsize):
-        raise _refusal(name, value, f"an int from 1 to {sys.maxsize}, in octets, or None")
     return value
 
 
@@ -131,14 +135,6 @@ def _check_time_or_none(name: str, value: object) -> float | None:
     if seconds is None and value is not None:
         raise _refusal(name, value, "a finite number of seconds above 0, or None")
     return seconds
-
-
-def _check_count_or_none(name: str, value: object) -> int | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= sys.maxsize:
-        raise _refusal(name, value, f"an int from 1 to {sys.maxsize}, or None")
-    return value
 
 
 def _check_path(name: str, value: object) -> str | None:
