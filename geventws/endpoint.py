@@ -89,6 +89,7 @@ class Endpoint(Transport):
             max_message_size=config.max_received_message_size,
             max_fragment_count=config.max_message_fragments,
             max_reply_count=config.max_queued_pongs,
+            max_queued_size=config.receive_high_water_mark,
             fragmentation_threshold=config.fragmentation_threshold if config.fragment_outgoing_messages else 0,
             assembles=config.assemble_fragments,
             deflate=None if deflate is None else self._make_deflate(deflate),
@@ -153,6 +154,11 @@ class Endpoint(Transport):
         if not self._is_lingering and self._is_held():
             self._after_receive()
             return
+        if self._protocol.has_backlog() and not self._is_lingering:
+            self._protocol.parse_backlog()
+            if not to_end:
+                self._after_receive()
+                return
         try:
             size = self._receive()
             while to_end and size > 0:
@@ -258,6 +264,8 @@ class Endpoint(Transport):
         over = protocol.failure is not None or protocol.is_close_received
         if self._is_lingering or not (over or self._is_held()):
             self._start_reading()
+            if protocol.has_backlog():
+                self._read_soon()
         else:
             self._stop_reading()
 

@@ -38,6 +38,7 @@ cdef class Protocol(Inbox):
     cdef Py_ssize_t _max_message_size
     cdef Py_ssize_t _max_fragment_count
     cdef Py_ssize_t _max_reply_count
+    cdef Py_ssize_t _max_queued_size
     cdef Py_ssize_t _threshold
     cdef Py_ssize_t _left
     cdef Py_ssize_t _phase
@@ -52,9 +53,12 @@ cdef class Protocol(Inbox):
     cdef bytes _tail
     cdef bytearray _control
     cdef bytearray _partial
+    cdef bytearray _backlog
     cdef bytearray _inflated
 
     cpdef receive(self, bytearray buffer, Py_ssize_t start, Py_ssize_t stop)
+
+    cpdef bint has_backlog(self) except -1
 
     @cython.locals(size=Py_ssize_t)
     cdef object _parse(self, bytearray buffer, Py_ssize_t start, Py_ssize_t stop)

@@ -100,6 +100,7 @@ class Protocol(Inbox):
 
     __slots__ = (
         "_assembles",
+        "_backlog",
         "_control",
         "_deflate",
         "_first_octet",
@@ -115,6 +116,7 @@ class Protocol(Inbox):
         "_max_fragment_count",
         "_max_frame_size",
         "_max_message_size",
+        "_max_queued_size",
         "_max_reply_count",
         "_opcode",
         "_partial",
@@ -142,6 +144,7 @@ class Protocol(Inbox):
         max_message_size: int = 1048576,
         max_fragment_count: int = 65536,
         max_reply_count: int = 1,
+        max_queued_size: int = _HUGE,
         fragmentation_threshold: int = 16384,
         assembles: bool = True,
         deflate: Deflate | None = None,
@@ -154,6 +157,8 @@ class Protocol(Inbox):
             max_message_size: Payload octets of one received message; more fails with 1009.
             max_fragment_count: Frames of one received message; more fails with 1009.
             max_reply_count: Pongs that are kept while the output is blocked, the latest ones.
+            max_queued_size: What may be queued before compressed messages wait as they came: a buffer of small ones may
+                inflate to a thousand times its size.
             fragmentation_threshold: Payload octets of one sent frame; 0 never fragments.
             assembles: Whether fragments become messages; else every frame is a `WebSocketFrame`.
             deflate: The agreement about permessage-deflate (RFC 7692); None for none.
@@ -164,6 +169,7 @@ class Protocol(Inbox):
         self._max_message_size = min(max_message_size, _HUGE)
         self._max_fragment_count = min(max_fragment_count, _HUGE)
         self._max_reply_count = min(max_reply_count, _HUGE)
+        self._max_queued_size = max_queued_size
         self._threshold = fragmentation_threshold or _HUGE
         self._deflate = deflate
         self._assembles = assembles
@@ -180,6 +186,7 @@ class Protocol(Inbox):
         self.sent_close_code: int | None = None
         self.latest_pong: bytes | None = None
         self._head = b""
+        self._backlog: bytearray | None = None
         # The frame in progress: octets that its payload still lacks, -1 between frames.
         self._left = -1
         self._first_octet = 0
@@ -210,6 +217,9 @@ class Protocol(Inbox):
         """
         if self.is_close_received or self.failure is not None:
             return
+        if self._backlog is not None:
+            self._backlog += buffer[start:stop]
+            return
         if self._head:
             start -= len(self._head)
             buffer[start : start + len(self._head)] = self._head
@@ -220,13 +230,28 @@ class Protocol(Inbox):
             self.failure = error
             self._partial = self._control = self._inflated = None
 
-    def receive_octets(self, octets: bytes) -> None:
+    def receive_octets(self, octets: bytes | bytearray) -> None:
         """Parse octets that lie in no shared buffer."""
         buffer = bytearray(HEADROOM) + octets
         self.receive(buffer, HEADROOM, len(buffer))
 
+    def has_backlog(self) -> bool:
+        """Tell whether received octets wait for `parse_backlog`."""
+        return self._backlog is not None
+
+    def parse_backlog(self) -> None:
+        """Go on with what was left because too much was queued."""
+        backlog = self._backlog
+        self._backlog = None
+        if backlog is not None:
+            self.receive_octets(backlog)
+
     def _parse(self, buffer: bytearray, start: int, stop: int) -> None:
         while not self.is_close_received:
+            if self._left < 0 and self._deflate is not None and self.queued_size > self._max_queued_size:
+                if start < stop:
+                    self._backlog = buffer[start:stop]
+                return
             if self._left < 0:
                 size = self._parse_header(buffer, start, stop)
                 if not size:
@@ -379,6 +404,9 @@ class Protocol(Inbox):
             self._check_text(inflated)
 
     def _inflate(self, octets: bytes, ends: bool) -> bytes:
+        if self.is_discarding:
+            # Nobody will see it: only the peer's Close is waited for.
+            return b""
         return self._deflate.inflate(octets, ends)  # type: ignore[union-attr]
 
     def _check_text(self, octets: bytes) -> None:

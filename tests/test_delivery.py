@@ -7,6 +7,8 @@ import itertools
 import logging
 import random
 import time
+import tracemalloc
+import zlib
 
 import gevent
 import pytest
@@ -606,6 +608,45 @@ def test_messages_before_a_close_survive_a_pause(is_loop):
             connection.resume()
             assert [events.get() for _ in range(3)] == [("message", "a"), ("message", "b"), ("close", 1000, "")]
         assert client.read_end() == b"\x88\x02\x03\xe8"
+
+
+@pytest.mark.parametrize("is_loop", [pytest.param(False, id="event-style"), pytest.param(True, id="loop-style")])
+def test_small_compressed_messages_do_not_pass_the_mark_by_what_they_inflate_to(is_loop):
+    compressor = zlib.compressobj(9, zlib.DEFLATED, -15)
+    bomb = (compressor.compress(bytes(1_000_000)) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
+    deflate = "Sec-WebSocket-Extensions: permessage-deflate"
+    with paired("/", deflate, permessage_deflate=True) as (client, connection):
+        # All in one read: 100 KB that make 100 MB.
+        client.send(make_frame(bomb, 0xC2) * 100 + make_frame("last") + make_frame(b"more", 0x89) + CLOSE_1000)
+        sizes = []
+        tracemalloc.start()
+        try:
+            run_hub()
+            if is_loop:
+                sizes.extend(map(len, connection))
+            else:
+                connection.on("message", lambda message: sizes.append(len(message)))
+                connection.wait_closed()
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert sizes == [1_000_000] * 100 + [4]
+        assert peak < 8_000_000
+        assert (connection.close_code, connection.closed_by) == (1000, "peer")
+        assert client.read_frame() == (0x8A, b"more")
+
+
+def test_a_close_of_ours_passes_compressed_messages_that_wait():
+    compressor = zlib.compressobj(9, zlib.DEFLATED, -15)
+    bomb = (compressor.compress(bytes(1_000_000)) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
+    deflate = "Sec-WebSocket-Extensions: permessage-deflate"
+    with paired("/", deflate, permessage_deflate=True) as (client, connection):
+        client.send(make_frame(bomb, 0xC2) * 100 + CLOSE_3001)
+        run_hub()
+        connection.close()
+        assert client.read_frame() == (0x88, b"\x03\xe8")
+        assert connection.wait_closed()
+        assert (connection.close_code, connection.close_reason) == (3001, "bye")
 
 
 def test_close_and_drop_of_a_paused_connection():
