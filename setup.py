@@ -31,6 +31,7 @@ HOT_MODULES = (
     "frames",
     "inbox",
     "protocol",
+    "prepared",
     "events",
     "sockets",
     "dispatch",

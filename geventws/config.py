@@ -12,8 +12,6 @@ No configuration object holds a value that was not checked.
 from __future__ import annotations
 
 import difflib
-import functools
-import math
 import re
 import sys
 import warnings
@@ -21,24 +19,39 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple, TypeVar
 
-from gevent import ssl
 from gevent.pywsgi import WSGIServer
 
+from geventws.checks import (
+    MOST_FIELDS,
+    check_count,
+    check_count_or_none,
+    check_deflate,
+    check_flag,
+    check_header_count,
+    check_http_server,
+    check_origins,
+    check_path,
+    check_policy,
+    check_proxies,
+    check_size,
+    check_size_or_none,
+    check_time,
+    check_time_or_none,
+    parse_trusted_proxies,
+)
 from geventws.deflate import DeflateOptions
 from geventws.errors import ConfigurationError
-from geventws.proxies import DEFAULT_TRUSTED_PROXIES, Network, parse_networks
+from geventws.proxies import DEFAULT_TRUSTED_PROXIES, Network
 
 __all__ = [
     "ClientConfig",
     "ConnectionConfig",
     "OptionRow",
     "ServerConfig",
-    "check_http_servers",
     "list_limits",
     "make_config",
     "option",
     "options_table",
-    "parse_trusted_proxies",
 ]
 
 _T = TypeVar("_T")
@@ -50,147 +63,7 @@ _MIB = 1024 * _KIB
 # A time beyond an hour is nearly always one that was meant in milliseconds.
 _LONGEST_EXPECTED_TIME = 3600.0
 
-# RFC 6454, 6.2 in its usual shape: "*" and "@" stay out because an origin holding them matches nothing.
-_ORIGIN = re.compile(
-    r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::(?P<port>0|[1-9][0-9]{0,4}))?"
-)
-# "null" stands for an opaque origin; Chromium sends "file://" for a page that was opened from a file.
-_ORIGINS_WITHOUT_HOST = frozenset({"null", "file://"})
-_DEFAULT_PORTS = {"http": "80", "https": "443"}
-_ORIGIN_RULE = (
-    'serialised origins (scheme://host[:port] in lower case, without a path or the default port, or "null") or None'
-)
-
-# What `send_nowait`, `send_threadsafe` and ``broadcast`` do above the send mark.
-_POLICIES = ("close", "drop_newest", "drop_oldest")
-
 _UNIT_WORDS = {"s": ", in seconds", "octets": ", in octets"}
-
-
-def _refusal(name: str, value: object, rule: str) -> ConfigurationError:
-    return ConfigurationError(f"{name} must be {rule}, not {value!r}")
-
-
-def _check_flag(name: str, value: object) -> bool:
-    if not isinstance(value, bool):
-        raise _refusal(name, value, "True or False")
-    return value
-
-
-def _check_whole(name: str, value: object, words: str) -> int:
-    # sys.maxsize: the compiled modules keep sizes in a Py_ssize_t.
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= sys.maxsize:
-        raise _refusal(name, value, f"an int from 1 to {sys.maxsize}{words}")
-    return value
-
-
-def _check_size(name: str, value: object) -> int:
-    return _check_whole(name, value, ", in octets")
-
-
-def _check_size_or_none(name: str, value: object) -> int | None:
-    return None if value is None else _check_whole(name, value, ", in octets, or None")
-
-
-def _check_count(name: str, value: object) -> int:
-    return _check_whole(name, value, "")
-
-
-def _check_count_or_none(name: str, value: object) -> int | None:
-    return None if value is None else _check_whole(name, value, ", or None")
-
-
-def _check_deflate(name: str, value: object) -> bool | DeflateOptions:
-    if not isinstance(value, bool | DeflateOptions):
-        raise _refusal(name, value, "True, False or a DeflateOptions")
-    return value
-
-
-def _check_policy(name: str, value: object) -> str:
-    if not isinstance(value, str) or value not in _POLICIES:
-        raise _refusal(name, value, f"one of {', '.join(map(repr, _POLICIES))}")
-    return value
-
-
-def _to_seconds(value: object) -> float | None:
-    """Return a time as a float, None for what is no time."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        seconds = float(value)
-    except OverflowError:
-        return None
-    return seconds if math.isfinite(seconds) and seconds > 0 else None
-
-
-def _check_time(name: str, value: object) -> float:
-    seconds = _to_seconds(value)
-    if seconds is None:
-        raise _refusal(name, value, "a finite number of seconds above 0")
-    return seconds
-
-
-def _check_time_or_none(name: str, value: object) -> float | None:
-    seconds = _to_seconds(value)
-    if seconds is None and value is not None:
-        raise _refusal(name, value, "a finite number of seconds above 0, or None")
-    return seconds
-
-
-def _check_path(name: str, value: object) -> str | None:
-    if value is None or (isinstance(value, str) and value.startswith("/") and "?" not in value):
-        return value
-    raise _refusal(name, value, 'None or a str that starts with "/" and holds no "?"')
-
-
-def _check_items(name: str, value: object, rule: str) -> tuple[object, ...]:
-    """Return the items of an iterable; a str is refused, since its items are single characters."""
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        raise _refusal(name, value, rule)
-    return tuple(value)
-
-
-def _is_origin(text: str) -> bool:
-    match = _ORIGIN.fullmatch(text)
-    if match is None:
-        return text in _ORIGINS_WITHOUT_HOST
-    port = match["port"]
-    return port is None or (int(port) <= 65535 and port != _DEFAULT_PORTS.get(match["scheme"]))
-
-
-def _check_origins(name: str, value: object) -> tuple[object, ...] | None:
-    if value is None:
-        return None
-    origins = _check_items(name, value, f"None or an iterable of {_ORIGIN_RULE}")
-    for origin in origins:
-        if origin is not None and not (isinstance(origin, str) and _is_origin(origin)):
-            raise ConfigurationError(f"{name} must hold {_ORIGIN_RULE}, not {origin!r}")
-    return origins
-
-
-def _check_proxies(name: str, value: object) -> tuple[str, ...] | None:
-    if value is None:
-        return None
-    items = _check_items(name, value, "None or an iterable of addresses and networks")
-    proxies = tuple(item for item in items if isinstance(item, str))
-    if len(proxies) < len(items):
-        raise _refusal(name, value, "None or an iterable of str")
-    try:
-        parse_trusted_proxies(proxies)
-    except ValueError as error:
-        raise ConfigurationError(f"{name} must hold addresses and networks (192.0.2.0/24): {error}") from error
-    return proxies
-
-
-def _check_http_server(name: str, value: object) -> WSGIServer | tuple[WSGIServer, ...] | None:
-    if value is None or isinstance(value, WSGIServer):
-        return value
-    rule = "a gevent.pywsgi.WSGIServer or a list of them"
-    items = _check_items(name, value, rule)
-    servers = tuple(item for item in items if isinstance(item, WSGIServer))
-    if len(servers) < len(items):
-        raise _refusal(name, value, rule)
-    return servers
 
 
 def option(
@@ -237,7 +110,7 @@ class ConnectionConfig:
     # Four times the fragmentation threshold: what one frame can make this side buffer stays small.
     max_received_frame_size: int = option(
         64 * _KIB,
-        check=_check_size,
+        check=check_size,
         seed="maxReceivedFrameSize",
         unit="octets",
         help="The largest payload that one received frame may have.",
@@ -246,7 +119,7 @@ class ConnectionConfig:
     # Bounds the memory that one connection costs while a message of many fragments comes in.
     max_received_message_size: int = option(
         _MIB,
-        check=_check_size,
+        check=check_size,
         seed="maxReceivedMessageSize",
         unit="octets",
         help="The largest message that is received, whether it comes in one frame or in many.",
@@ -255,14 +128,14 @@ class ConnectionConfig:
     # Nobody needs more, and each fragment costs time whatever its size.
     max_message_fragments: int = option(
         65536,
-        check=_check_count,
+        check=check_count,
         help="How many frames a received message may come in; a last empty one does not count.",
         exceeded="The connection fails with 1009.",
     )
     # RFC 6455, 5.5.3: the answer to the latest Ping is one to all before it.
     max_queued_pongs: int = option(
         1,
-        check=_check_count,
+        check=check_count,
         help="How many answers to Pings wait while the peer does not read.",
         exceeded="The oldest is dropped for the latest.",
     )
@@ -270,20 +143,20 @@ class ConnectionConfig:
     # must not be compressed together.
     permessage_deflate: bool | DeflateOptions = option(  # noqa: RUF009 - makes a field
         False,
-        check=_check_deflate,
+        check=check_deflate,
         help="Compress messages where the peer agrees (RFC 7692): True, or a DeflateOptions.",
     )
     # On, so that pings and pongs find gaps in a large message.
     fragment_outgoing_messages: bool = option(
         True,
-        check=_check_flag,
+        check=check_flag,
         seed="fragmentOutgoingMessages",
         help="Send a message above the fragmentation threshold in several frames.",
     )
     # One TLS record holds at most 16 KiB, so a longer frame gains nothing there.
     fragmentation_threshold: int = option(
         16 * _KIB,
-        check=_check_size,
+        check=check_size,
         seed="fragmentationThreshold",
         unit="octets",
         help="The largest payload of a frame that is sent; a longer message is fragmented, unless "
@@ -291,12 +164,12 @@ class ConnectionConfig:
     )
     # On, because a peer that vanished without a FIN is noticed in no other way while nothing is sent.
     keepalive: bool = option(
-        True, check=_check_flag, seed="keepalive", help="Ping a peer that has been silent for the keepalive interval."
+        True, check=check_flag, seed="keepalive", help="Ping a peer that has been silent for the keepalive interval."
     )
     # Below the 30 to 60 seconds after which common proxies and NAT tables forget an idle connection.
     keepalive_interval: float = option(
         20.0,
-        check=_check_time,
+        check=check_time,
         seed="keepaliveInterval",
         unit="s",
         help="The silence after which a ping goes out; any received octet starts it afresh.",
@@ -304,14 +177,14 @@ class ConnectionConfig:
     # On, because an unanswered ping that changes nothing would leave dead connections in place.
     drop_connection_on_keepalive_timeout: bool = option(
         True,
-        check=_check_flag,
+        check=check_flag,
         seed="dropConnectionOnKeepaliveTimeout",
         help="Drop a peer that stays silent after a ping; off, it is pinged every interval and kept.",
     )
     # Many round trips on the slowest links; together with the interval a dead peer is gone in half a minute.
     keepalive_grace_period: float = option(
         10.0,
-        check=_check_time,
+        check=check_time,
         seed="keepaliveGracePeriod",
         unit="s",
         help="The time that a peer has to send anything after a ping left for it.",
@@ -320,14 +193,14 @@ class ConnectionConfig:
     # Off: the kernel's probes prove a live TCP stack, not a live program, and do not pass proxies.
     use_native_keepalive: bool = option(
         False,
-        check=_check_flag,
+        check=check_flag,
         seed="useNativeKeepalive",
         help="Let TCP keepalive watch the peer, idle for the keepalive interval, in place of pings.",
     )
     # On, because most programs want messages and not their parts.
     assemble_fragments: bool = option(
         True,
-        check=_check_flag,
+        check=check_flag,
         seed="assembleFragments",
         help="Deliver whole messages; off, every frame is a frame event, and only a message of a single frame is a "
         "message event too.",
@@ -335,7 +208,7 @@ class ConnectionConfig:
     # A live peer answers in a round trip; a dead one must not hold its descriptor for long.
     close_timeout: float = option(
         5.0,
-        check=_check_time,
+        check=check_time,
         seed="closeTimeout",
         unit="s",
         help="The time that the closing handshake may take, whichever side started it.",
@@ -344,14 +217,14 @@ class ConnectionConfig:
     # On, because Nagle's delay meets the peer's delayed ACK: up to 40 ms for a small message.
     disable_nagle_algorithm: bool = option(
         True,
-        check=_check_flag,
+        check=check_flag,
         seed="disableNagleAlgorithm",
         help="Send small messages at once (TCP_NODELAY) instead of gathering them in the kernel.",
     )
     # One message of the default size limit.
     receive_high_water_mark: int = option(
         _MIB,
-        check=_check_size,
+        check=check_size,
         unit="octets",
         help="How much may wait for the application, each message counted as its octets and 128 more.",
         exceeded="Reading stops until half of it is left.",
@@ -359,7 +232,7 @@ class ConnectionConfig:
     # The same on the way out: a few thousand slow peers still fit into the memory of a small machine.
     send_high_water_mark: int = option(
         _MIB,
-        check=_check_size,
+        check=check_size,
         unit="octets",
         help="How much may wait for the peer, each message counted as its octets and 128 more.",
         exceeded="send waits until half of it is left.",
@@ -367,14 +240,14 @@ class ConnectionConfig:
     # A stream with a gap misleads more programs than a connection that ends, and is opened again.
     slow_consumer: str = option(
         "close",
-        check=_check_policy,
+        check=check_policy,
         help="What send_nowait, send_threadsafe and broadcast do above the send mark.",
         exceeded='"close" fails the connection, 1013; "drop_newest" drops the message, "drop_oldest" the oldest ones.',
     )
     # Leaves TCP the time for several retransmissions, and bounds what a peer that never reads can hold.
     send_timeout: float | None = option(
         30.0,
-        check=_check_time_or_none,
+        check=check_time_or_none,
         unit="s",
         help="How long output may be pending without the kernel taking one octet; None waits for ever.",
         exceeded="The connection is dropped, 1006.",
@@ -427,55 +300,55 @@ class ServerConfig(ConnectionConfig):
 
     http_server: WSGIServer | Collection[WSGIServer] | None = option(  # noqa: RUF009 - makes a field
         None,
-        check=_check_http_server,
+        check=check_http_server,
         seed="httpServer",
         help="The WSGIServer to mount on, or a list of them (ws and wss at once); mounting requires it.",
     )
     # Off, because it lets pages of every origin in.
     auto_accept_connections: bool = option(
         False,
-        check=_check_flag,
+        check=check_flag,
         seed="autoAcceptConnections",
         help="Accept every request with its first subprotocol, whatever its path and origin, without a request event.",
     )
     # Off is safe here, unlike in the seed: the header counts only when a trusted proxy sent it.
     ignore_x_forwarded_for: bool = option(
         False,
-        check=_check_flag,
+        check=check_flag,
         seed="ignoreXForwardedFor",
         help="Take the TCP peer for the client, whatever X-Forwarded-For says.",
     )
     parse_extensions: bool = option(
         True,
-        check=_check_flag,
+        check=check_flag,
         seed="parseExtensions",
         help="Parse Sec-WebSocket-Extensions; off, the list is empty and no extension is negotiated.",
     )
     parse_cookies: bool = option(
-        True, check=_check_flag, seed="parseCookies", help="Parse the Cookie header; off, the list is empty."
+        True, check=check_flag, seed="parseCookies", help="Parse the Cookie header; off, the list is empty."
     )
     path: str | None = option(
         None,
-        check=_check_path,
+        check=check_path,
         help="Claim only requests for exactly this path, without its query; None claims any path.",
     )
     # None, as in the seed; a server that knows its users by cookie should set it (RFC 6455, 10.2).
     allowed_origins: Collection[str | None] | None = option(
         None,
-        check=_check_origins,
+        check=check_origins,
         help="Serialised origins that may connect, None among them for a request without Origin; None allows any.",
         exceeded="Any other origin is answered 403 before the request event.",
     )
     # Where a proxy of one's own stands; no client on the Internet connects from such an address.
     trusted_proxies: Collection[str] | None = option(
         DEFAULT_TRUSTED_PROXIES,
-        check=_check_proxies,
+        check=check_proxies,
         help="Addresses and networks whose X-Forwarded-For is believed, Unix sockets always; None believes any peer.",
     )
     # Room for a slow look-up in the application, and an end for a request that it forgot.
     accept_timeout: float | None = option(
         60.0,
-        check=_check_time_or_none,
+        check=check_time_or_none,
         unit="s",
         help="How long a request may be neither accepted nor rejected; None waits for ever.",
         exceeded="The request is answered 503.",
@@ -483,14 +356,14 @@ class ServerConfig(ConnectionConfig):
     # None: what a machine can carry depends on what the application does with a connection.
     max_connections: int | None = option(
         None,
-        check=_check_count_or_none,
+        check=check_count_or_none,
         help="How many connections the server may have, pending requests among them; None sets no limit.",
         exceeded="The request is answered 503 before the request event.",
     )
     # None: behind NAT, or a proxy that is not trusted, thousands of users have one address.
     max_connections_per_address: int | None = option(
         None,
-        check=_check_count_or_none,
+        check=check_count_or_none,
         help="The same for each client address that is known; None sets no limit.",
         exceeded="The request is answered 503 before the request event.",
     )
@@ -498,23 +371,39 @@ class ServerConfig(ConnectionConfig):
     # up, or a flood.
     max_pending_requests: int | None = option(
         1024,
-        check=_check_count_or_none,
+        check=check_count_or_none,
         help="How many requests may be neither accepted nor rejected at a time; None sets no limit.",
         exceeded="The request is answered 503 before the request event.",
     )
     # A head is a few packets; a client that drips it octet by octet holds a greenlet and a descriptor.
     header_timeout: float | None = option(
         10.0,
-        check=_check_time_or_none,
+        check=check_time_or_none,
         unit="s",
         help="How long a whole request head may take, for every request on that http server; None is pywsgi's own way.",
         exceeded="408, and the connection ends.",
+    )
+    # Twice what nginx hands on, so that no proxy has to know of it; pywsgi alone takes 6.5 MB from each connection.
+    max_head_size: int | None = option(
+        64 * _KIB,
+        check=check_size_or_none,
+        unit="octets",
+        help="The largest request head, the request line included, for every request on that http server; None is "
+        "pywsgi's own way.",
+        exceeded="431, and the connection ends.",
+    )
+    max_header_count: int = option(
+        MOST_FIELDS,
+        check=check_header_count,
+        help="How many fields a request head may have, for every request on that http server; a folded one counts "
+        "as its lines.",
+        exceeded="431, and the connection ends.",
     )
 
     # A quarter of the memory of a machine of 1 GiB, and what 256 peers that do not read hold at their marks.
     max_queued_output: int | None = option(
         256 * _MIB,
-        check=_check_size_or_none,
+        check=check_size_or_none,
         unit="octets",
         help="How much may wait to be sent on all connections together, counted as for the send mark; None: no limit.",
         exceeded="The connection on which the most waits fails with 1013.",
@@ -549,7 +438,7 @@ class ClientConfig(ConnectionConfig):
     # Three lost SYNs (1, 2 and 4 seconds) and some time for TLS and the answer.
     connect_timeout: float | None = option(
         10.0,
-        check=_check_time_or_none,
+        check=check_time_or_none,
         unit="s",
         help="How long name look-up, TCP, TLS and the opening handshake may take together; None waits for ever.",
         exceeded="Connecting fails.",
@@ -584,51 +473,6 @@ def make_config(cls: type[_ConfigT], config: object = None, options: Mapping[str
         raise ConfigurationError(f"config must be a {cls.__name__}, a mapping or None, not {config!r}")
     _check_names(cls, values)
     return cls(**values)
-
-
-def check_http_servers(value: object) -> tuple[WSGIServer, ...]:
-    """Check that there is an http server to mount on.
-
-    Args:
-        value: A ``ServerConfig.http_server``: one ``WSGIServer``, several of them, or None.
-
-    Returns:
-        The servers in the given order, at least one.
-
-    Raises:
-        ConfigurationError: There is none, something else is among them, or one is there twice.
-    """
-    checked = _check_http_server("http_server", value)
-    servers = (checked,) if isinstance(checked, WSGIServer) else checked
-    if not servers:
-        raise ConfigurationError(
-            f"http_server is required: a gevent.pywsgi.WSGIServer or a list of them, not {value!r}"
-        )
-    if len({id(server) for server in servers}) < len(servers):
-        raise ConfigurationError(f"http_server must hold each WSGIServer once, not {value!r}")
-    for server in servers:
-        _check_tls(server)
-    return servers
-
-
-def _check_tls(server: WSGIServer) -> None:
-    """Refuse a TLS context that would stop the whole process at its first connection."""
-    context = getattr(getattr(server, "wrap_socket", None), "__self__", None)
-    if context is not None and not isinstance(context, ssl.SSLContext):
-        raise ConfigurationError(
-            "http_server has an ssl_context that does not cooperate with gevent: it must be a gevent.ssl.SSLContext, "
-            "or the process be monkey-patched (gevent.ssl.create_default_context makes none without that)"
-        )
-
-
-@functools.lru_cache(maxsize=64)
-def parse_trusted_proxies(proxies: tuple[str, ...]) -> tuple[Network, ...]:
-    """Parse the networks of ``trusted_proxies`` once, however many requests ask for them.
-
-    Raises:
-        ValueError: An item is neither an address nor a network.
-    """
-    return parse_networks(proxies)
 
 
 class OptionRow(NamedTuple):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from geventws.config import ConnectionConfig
     from geventws.deflate import DeflateParameters
     from geventws.dispatch import Dispatcher
-    from geventws.protocol import PreparedMessage
+    from geventws.prepared import PreparedMessage
     from geventws.sockets import Stream
 
 __all__ = ["Endpoint"]

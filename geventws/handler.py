@@ -8,9 +8,11 @@ greenlet may then end without closing it.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import sys
 import time
-from _socket import MSG_PEEK
+from _socket import MSG_PEEK, SHUT_WR
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
@@ -24,7 +26,8 @@ from geventws import sockets
 from geventws.config import ServerConfig
 from geventws.errors import HandshakeError, SubprotocolError
 from geventws.handshake import is_upgrade
-from geventws.host import Mount, get_host
+from geventws.head import HeadTooLarge, read_fields
+from geventws.host import HeadLimits, Mount, get_host
 from geventws.request import ENVIRON_KEY, WebSocketRequest
 
 if TYPE_CHECKING:
@@ -42,6 +45,12 @@ _HEADER_TIMEOUT_ANSWER = (
     b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Type: text/plain\r\nContent-Length: 16\r\n\r\n"
     b"Request Timeout\n"
 )
+# Without a body, as pywsgi's own refusals of a head are: it may have been a HEAD.
+_HEAD_TOO_LARGE_ANSWER = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+)
+#: Seconds for a client to stop sending what is not taken any more, and to read why.
+_LINGER_TIME = 2.0
 
 
 class _FirstOctet:
@@ -90,6 +99,8 @@ class WebSocketHandler(WSGIHandler):
     rfile: Any
     socket: Any
 
+    _head_limits = HeadLimits()
+    _request_line_size = 0
     _deadline: Timeout | None = None
     _has_octet = False
     _is_first_request = True
@@ -97,11 +108,12 @@ class WebSocketHandler(WSGIHandler):
     _is_logged = False
     _has_failed = False
 
-    # The request head, within one deadline
+    # The request head, within one deadline and bounds
 
     def handle_one_request(self) -> Any:
-        """Handle one request, its head within ``header_timeout``."""
-        seconds = get_host(self.server).header_timeout(self.config)
+        """Handle one request, its head within ``header_timeout``, ``max_head_size`` and ``max_header_count``."""
+        self._head_limits = get_host(self.server).get_head_limits(self.config)
+        seconds = self._head_limits.header_timeout
         if seconds is None:
             return super().handle_one_request()
         self._deadline = Timeout(seconds)
@@ -138,22 +150,52 @@ class WebSocketHandler(WSGIHandler):
 
     def read_request(self, raw_requestline: str) -> Any:
         """Read the head; with its end the deadline is met."""
+        self._request_line_size = len(raw_requestline)
         try:
             return super().read_request(raw_requestline)
         finally:
             if self._deadline is not None:
                 self._deadline.close()
 
+    def MessageClass(self, rfile: Any, *args: Any) -> Any:  # noqa: N802 - pywsgi's name
+        """Parse the fields, as far as they keep within the limits."""
+        limits = self._head_limits
+        if limits.max_header_count is not None:
+            max_size = limits.max_head_size or sys.maxsize
+            rfile = read_fields(rfile, self._request_line_size, max_size, limits.max_header_count)
+        return super().MessageClass(rfile, *args)
+
     def _end_slow_head(self, seconds: float) -> Any:
         get_host(self.server).count_limit("header_timeout", seconds, self.config)
         self.log_error("no complete request head came within %s s from %s", seconds, self.client_address)
         if not self._has_octet:
             return None
-        # What the access log says of it must not be the request before.
         self.requestline = ""
-        self._orig_status = None
-        self.response_length = len(_HEADER_TIMEOUT_ANSWER)
+        self._note_refusal(_HEADER_TIMEOUT_ANSWER)
         return "408 Request Timeout", _HEADER_TIMEOUT_ANSWER
+
+    def _handle_client_error(self, ex: Exception) -> Any:
+        """Refuse a head that cannot be read."""
+        if not isinstance(ex, HeadTooLarge):
+            return super()._handle_client_error(ex)  # type: ignore[misc]
+        get_host(self.server).count_limit(ex.limit, ex.value, self.config)
+        self.log_error("%s, from %s", ex, self.client_address)
+        self._note_refusal(_HEAD_TOO_LARGE_ANSWER)
+        self.status = "431 Request Header Fields Too Large"
+        self.time_finish = time.time()
+        self.log_request()
+        with contextlib.suppress(OSError), Timeout(_LINGER_TIME, False):  # type: ignore[arg-type]
+            # Not by pywsgi, which would close over what the client still sends: a reset, that swallows the answer.
+            self.socket.sendall(_HEAD_TOO_LARGE_ANSWER)
+            self.socket.shutdown(SHUT_WR)
+            while self.socket.recv(65536):
+                pass
+        return None
+
+    def _note_refusal(self, answer: bytes) -> None:
+        """Let the access log say nothing of the request before."""
+        self._orig_status = None
+        self.response_length = len(answer)
 
     # Upgrade requests
 

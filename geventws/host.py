@@ -8,7 +8,7 @@ the instance: pywsgi no longer knows connections that were let go, and they are 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gevent import get_hub
 from greenlet import getcurrent
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from geventws.connection import WebSocketConnection
     from geventws.request import WebSocketRequest
 
-__all__ = ["Host", "Mount", "get_host"]
+__all__ = ["HeadLimits", "Host", "Mount", "get_host"]
 
 _ATTRIBUTE = "_geventws_host"
 
@@ -69,6 +69,14 @@ class Mount:
         return self.host.is_stopping()
 
 
+class HeadLimits(NamedTuple):
+    """Hold the options that cover every request on an http server, each None where nobody sets it."""
+
+    header_timeout: float | None = None
+    max_head_size: int | None = None
+    max_header_count: int | None = None
+
+
 class Host:
     """Know the mounts and connections of an http server.
 
@@ -82,6 +90,8 @@ class Host:
         self.mounts: list[Mount] = []
         self.connections: set[WebSocketConnection] = set()
         self.views = Registry()
+        # The limits that were asked for last, and with which config: they are needed for each request.
+        self._head_limits: tuple[ServerConfig | None, HeadLimits] | None = None
         self._http_server = http_server
         self._close = http_server.close
         self._stop = http_server.stop
@@ -92,10 +102,24 @@ class Host:
         """Tell whether the http server was closed or stopped."""
         return not self._http_server.started
 
-    def header_timeout(self, config: ServerConfig | None) -> float | None:
-        """Return the smallest ``header_timeout`` of the mounts and of a handler's own config."""
-        limits = (each.header_timeout for each, _ in self._list_configs(config))
-        return min((limit for limit in limits if limit is not None), default=None)
+    def add_mount(self, mount: Mount) -> None:
+        """Ask a mount from now on, after those that are there."""
+        self.mounts.append(mount)
+        self._head_limits = None
+
+    def remove_mount(self, mount: Mount) -> None:
+        """Ask a mount no longer; it may be gone already."""
+        if mount in self.mounts:
+            self.mounts.remove(mount)
+        self._head_limits = None
+
+    def get_head_limits(self, config: ServerConfig | None) -> HeadLimits:
+        """Return the smallest of each limit that the mounts and a handler's own config set."""
+        if self._head_limits is None or self._head_limits[0] is not config:
+            configs = [each for each, _ in self._list_configs(config)]
+            limits = HeadLimits(*(_find_smallest(configs, name) for name in HeadLimits._fields))
+            self._head_limits = config, limits
+        return self._head_limits[1]
 
     def count_limit(self, name: str, value: float, config: ServerConfig | None) -> None:
         """Note that a limit of all requests was exceeded, for each of those who set it to this, the smallest value."""
@@ -125,6 +149,11 @@ class Host:
             return
         for connection in tuple(self.connections):
             connection.wait_closed(max(0.0, deadline - time.monotonic()))
+
+
+def _find_smallest(configs: list[ServerConfig], name: str) -> Any:
+    values = (getattr(config, name) for config in configs)
+    return min((value for value in values if value is not None), default=None)
 
 
 def get_host(http_server: WSGIServer) -> Host:

@@ -8,17 +8,6 @@ cdef int _RSV1
 cdef Py_ssize_t _SLACK
 
 @cython.final
-cdef class PreparedMessage:
-    cdef int _first
-    cdef bint _compresses
-    cdef bint _is_fragment
-    cdef readonly bint is_droppable
-    cdef bytes _payload
-    cdef dict _made
-    @cython.locals(octets=bytes)
-    cpdef bytes serialize(self, Protocol protocol)
-
-@cython.final
 cdef class Protocol(Inbox):
     cdef object _deflate
     cdef bint _is_compressed

@@ -26,7 +26,7 @@ from geventws.masking import extend_unmasked, unmask
 if TYPE_CHECKING:
     from geventws.deflate import Deflate
 
-__all__ = ["HEADROOM", "PreparedMessage", "Protocol"]
+__all__ = ["HEADROOM", "Protocol"]
 
 #: Octets that `Protocol.receive` needs free in front of the received ones: a header that was cut
 #: off by the end of the last buffer, at most 13 of its 14 octets, goes there.
@@ -37,53 +37,6 @@ _RSV1 = 0x40
 _SLACK = 1024
 #: What no limit exceeds, so that the sum of two sizes fits into a Py_ssize_t.
 _HUGE = sys.maxsize // 4
-
-
-class PreparedMessage:
-    """Hold a message until it moves to the wire, and serialise it once for all connections that send the same octets.
-
-    Attributes:
-        is_droppable: Whether a slow consumer may lose it.
-    """
-
-    __slots__ = ("_compresses", "_first", "_is_fragment", "_made", "_payload", "is_droppable")
-
-    def __init__(
-        self, first: int, payload: bytes, compresses: bool, *, is_droppable: bool = False, is_fragment: bool = False
-    ) -> None:
-        """Prepare a message, or one fragment.
-
-        Args:
-            first: The opcode; FIN is for fragments alone.
-            payload: The octets, not compressed.
-            compresses: False leaves it as it is although compression was agreed.
-            is_droppable: As the attribute.
-            is_fragment: Whether it is one frame of a message whose fragments are the caller's.
-        """
-        self._first = first
-        self._payload = payload
-        self._compresses = compresses
-        self._is_fragment = is_fragment
-        self._made: dict[object, bytes] | None = None
-        self.is_droppable = is_droppable
-
-    def __len__(self) -> int:
-        """Return the octets of the payload."""
-        return len(self._payload)
-
-    def serialize(self, protocol: Protocol) -> bytes:
-        """Return the octets that go out; what protocols of the same parameters share is made once."""
-        if self._is_fragment:
-            return protocol.serialize_fragment(self._first, self._payload, self._compresses)
-        key = protocol.make_sharing_key()
-        if key is None:
-            return protocol.serialize(self._first, self._payload, self._compresses)
-        if self._made is None:
-            self._made = {}
-        octets = self._made.get(key)
-        if octets is None:
-            octets = self._made[key] = protocol.serialize(self._first, self._payload, self._compresses)
-        return octets
 
 
 class Protocol(Inbox):

@@ -1,7 +1,8 @@
 cimport cython
 from geventws.deadlines cimport Timekeeper
 from geventws.dispatch cimport Dispatcher, get_thread_id
-from geventws.protocol cimport PreparedMessage, Protocol
+from geventws.prepared cimport PreparedMessage
+from geventws.protocol cimport Protocol
 
 cdef class Sender(Timekeeper):
     cdef object _drained

@@ -28,7 +28,7 @@ from geventws.frames import (
     parse_close,
 )
 from geventws.inbox import QUEUE_OVERHEAD
-from geventws.protocol import PreparedMessage
+from geventws.prepared import PreparedMessage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -11,7 +11,8 @@ import gevent
 from gevent.pywsgi import WSGIHandler
 from greenlet import GreenletExit
 
-from geventws.config import ServerConfig, check_http_servers, make_config
+from geventws.checks import check_http_servers
+from geventws.config import ServerConfig, make_config
 from geventws.connection import WebSocketConnection
 from geventws.dispatch import get_dispatcher
 from geventws.errors import ConfigurationError, HandshakeError, InvalidState, SubprotocolError
@@ -20,7 +21,7 @@ from geventws.frames import check_close
 from geventws.handler import WebSocketHandler
 from geventws.headers import is_token
 from geventws.host import Mount, get_host
-from geventws.protocol import PreparedMessage
+from geventws.prepared import PreparedMessage
 from geventws.registry import Registry
 from geventws.sending import check_message
 from geventws.sockets import monotonic
@@ -74,8 +75,7 @@ class _Placement:
 
     def put(self) -> None:
         http_server = self._http_server
-        host = self._mount.host
-        host.mounts.append(self._mount)
+        self._mount.host.add_mount(self._mount)
         base = http_server.handler_class
         if not issubclass(base, WebSocketHandler):
             own = "handler_class" in vars(http_server)
@@ -87,10 +87,8 @@ class _Placement:
 
     def take(self) -> None:
         http_server = self._http_server
-        mounts = self._mount.host.mounts
-        if self._mount in mounts:
-            mounts.remove(self._mount)
-        if mounts:
+        self._mount.host.remove_mount(self._mount)
+        if self._mount.host.mounts:
             return
         if vars(http_server).get("application") is _answer_not_found:
             del http_server.application

@@ -25,7 +25,7 @@ from geventws.sockets import WAIT_READ, WAIT_WRITE, monotonic
 if TYPE_CHECKING:
     from geventws.budget import OutputBudget
     from geventws.dispatch import Dispatcher
-    from geventws.protocol import PreparedMessage
+    from geventws.prepared import PreparedMessage
     from geventws.sockets import Stream
 
 __all__ = ["CORK_SIZE", "WRITE_SIZE", "Transport"]

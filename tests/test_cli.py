@@ -368,7 +368,7 @@ def test_every_option_has_a_flag(command, config, capsys, monkeypatch):
         flag = "--" + item.name.replace("_", "-")
         expected = (
             rf"^  {flag}, --no-{flag[2:]}$|^  {flag}, --no-{flag[2:]} "
-            if item.default in (True, False)
+            if isinstance(item.default, bool)
             else rf"^  {flag}\b"
         )
         if item.name not in NOT_FLAGS:

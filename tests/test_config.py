@@ -17,16 +17,15 @@ from gevent.server import StreamServer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from geventws.checks import parse_trusted_proxies
 from geventws.config import (
     ClientConfig,
     ConnectionConfig,
     OptionRow,
     ServerConfig,
-    check_http_servers,
     list_limits,
     make_config,
     options_table,
-    parse_trusted_proxies,
 )
 from geventws.errors import ConfigurationError
 from geventws.proxies import DEFAULT_TRUSTED_PROXIES
@@ -71,6 +70,8 @@ SERVER_DEFAULTS = CONNECTION_DEFAULTS | {
     "max_pending_requests": 1024,
     "accept_timeout": 60.0,
     "header_timeout": 10.0,
+    "max_head_size": 65536,
+    "max_header_count": 100,
 }
 CLIENT_DEFAULTS = CONNECTION_DEFAULTS | {
     "max_received_frame_size": 1048576,
@@ -88,7 +89,7 @@ SIZES = [
 FLAGS = sorted(
     {name for name, default in SERVER_DEFAULTS.items() if isinstance(default, bool)} - {"permessage_deflate"}
 )
-SIZES_OR_NONE = ["max_queued_output"]
+SIZES_OR_NONE = ["max_head_size", "max_queued_output"]
 COUNTS = ["max_message_fragments", "max_queued_pongs"]
 COUNTS_OR_NONE = ["max_connections", "max_connections_per_address", "max_pending_requests"]
 TIMES = ["keepalive_interval", "keepalive_grace_period", "close_timeout"]
@@ -148,10 +149,18 @@ class TestAccepted:
         flipped = not SERVER_DEFAULTS[name]
         assert getattr(config_with(name, flipped), name) is flipped
 
-    @pytest.mark.parametrize("name", SIZES)
+    @pytest.mark.parametrize("name", SIZES + SIZES_OR_NONE)
     @pytest.mark.parametrize("value", [pytest.param(1, id="least"), pytest.param(sys.maxsize, id="greatest")])
     def test_size(self, name, value):
         assert getattr(config_with(name, value), name) == value
+
+    @pytest.mark.parametrize("name", SIZES_OR_NONE)
+    def test_size_may_be_none(self, name):
+        assert getattr(config_with(name, None), name) is None
+
+    @pytest.mark.parametrize("value", [1, 100])
+    def test_header_count(self, value):
+        assert ServerConfig(max_header_count=value).max_header_count == value
 
     @pytest.mark.parametrize("name", COUNTS_OR_NONE)
     @pytest.mark.parametrize("value", [1, sys.maxsize, None])
@@ -213,6 +222,7 @@ class TestAccepted:
 
     def test_every_option_is_met(self):
         others = {"http_server", "path", "allowed_origins", "trusted_proxies", "permessage_deflate", "slow_consumer"}
+        others.add("max_header_count")
         assert {
             *FLAGS,
             *SIZES,
@@ -253,6 +263,12 @@ class TestRefused:
         with pytest.raises(ConfigurationError) as caught:
             config_with(name, value)
         assert str(caught.value) == f"{name} must be an int from 1 to {sys.maxsize}, not {value!r}"
+
+    @pytest.mark.parametrize("value", [0, 101, True, 50.0, "50", None])
+    def test_header_count(self, value):
+        with pytest.raises(ConfigurationError) as caught:
+            ServerConfig(max_header_count=value)
+        assert str(caught.value) == f"max_header_count must be an int from 1 to 100, not {value!r}"
 
     @pytest.mark.parametrize("name", COUNTS_OR_NONE)
     @pytest.mark.parametrize("value", [0, -1, True, 5.0, "5", sys.maxsize + 1])
@@ -538,33 +554,6 @@ class TestUnknownNames:
     def test_option_of_the_other_side(self):
         with pytest.raises(ConfigurationError, match=r"^ClientConfig has no option 'accept_timeout'"):
             make_config(ClientConfig, {"accept_timeout": 5})
-
-
-class TestHttpServers:
-    @pytest.mark.parametrize(
-        ("value", "servers"),
-        [
-            pytest.param(HTTP, (HTTP,), id="one"),
-            pytest.param([HTTP], (HTTP,), id="list-of-one"),
-            pytest.param((HTTPS, HTTP), (HTTPS, HTTP), id="two-in-order"),
-        ],
-    )
-    def test_servers(self, value, servers):
-        assert check_http_servers(value) == servers
-
-    @pytest.mark.parametrize(
-        ("value", "message"),
-        [
-            pytest.param(None, "http_server is required", id="none"),
-            pytest.param([], "http_server is required", id="empty-list"),
-            pytest.param([HTTP, HTTPS, HTTP], "http_server must hold each WSGIServer once", id="twice"),
-            pytest.param("8000", "http_server must be a gevent.pywsgi.WSGIServer or a list", id="str"),
-            pytest.param([HTTP, 1], "http_server must be a gevent.pywsgi.WSGIServer or a list", id="int-among-them"),
-        ],
-    )
-    def test_refused(self, value, message):
-        with pytest.raises(ConfigurationError, match=f"^{message}"):
-            check_http_servers(value)
 
 
 class TestLimits:

@@ -9,7 +9,7 @@ import pytest
 
 from geventws import WebSocketHandler, WebSocketServer
 from geventws.config import ServerConfig
-from geventws.host import Mount, get_host
+from geventws.host import HeadLimits, Mount, get_host
 from tests.support import RawClient, make_frame, make_http, open_client, record, running, start_child, wait_until
 
 
@@ -25,17 +25,34 @@ def test_an_http_server_has_one():
 @pytest.mark.parametrize(
     ("mounted", "own", "expected"),
     [
-        pytest.param([], None, None, id="nothing"),
-        pytest.param([], 3.0, 3.0, id="the handler's own"),
-        pytest.param([4.0, None, 2.0], None, 2.0, id="the smallest mount"),
-        pytest.param([4.0], 3.0, 3.0, id="the handler's is smaller"),
-        pytest.param([None], None, None, id="none of them"),
+        pytest.param([], None, (None, None, None), id="nothing"),
+        pytest.param([], (3.0, 5, 7), (3.0, 5, 7), id="the handler's own"),
+        pytest.param([(4.0, 9, 8), (None, None, 9), (2.0, 99, 9)], None, (2.0, 9, 8), id="the smallest mount"),
+        pytest.param([(4.0, 9, 9)], (3.0, 8, 7), (3.0, 8, 7), id="the handler's is smaller"),
+        pytest.param([(None, None, 5)], None, (None, None, 5), id="none of them"),
     ],
 )
-def test_header_timeout(mounted, own, expected):
+def test_head_limits(mounted, own, expected):
     host = get_host(make_http())
-    host.mounts = [Mount(host, None, ServerConfig(header_timeout=seconds)) for seconds in mounted]
-    assert host.header_timeout(None if own is None else ServerConfig(header_timeout=own)) == expected
+    for values in mounted:
+        host.add_mount(Mount(host, None, make_config(values)))
+    assert host.get_head_limits(None if own is None else make_config(own)) == expected
+
+
+def make_config(values):
+    return ServerConfig(**dict(zip(HeadLimits._fields, values, strict=True)))
+
+
+def test_head_limits_follow_the_mounts():
+    host = get_host(make_http())
+    mounts = [Mount(host, None, ServerConfig(header_timeout=seconds)) for seconds in (3, 2)]
+    seen = []
+    for change, mount in zip((host.add_mount, host.add_mount, host.remove_mount), (*mounts, mounts[1]), strict=True):
+        change(mount)
+        seen.append([host.get_head_limits(own).header_timeout for own in (None, ServerConfig(header_timeout=1), None)])
+    assert seen == [[3, 1, 3], [2, 1, 2], [3, 1, 3]]
+    host.remove_mount(mounts[1])
+    assert host.mounts == mounts[:1]
 
 
 def test_a_limit_of_all_requests_is_counted_for_those_who_set_the_smallest():

@@ -6,6 +6,7 @@ import gc
 import logging
 import ssl
 import weakref
+from io import BytesIO
 from types import MappingProxyType
 
 import gevent
@@ -482,6 +483,157 @@ class TestAutoAccept:
 
 
 # Limits of number
+
+
+class TestHeadLimits:
+    """Of every request on that http server, upgrade or not."""
+
+    @pytest.fixture(params=[pytest.param(False, id="plain"), pytest.param(True, id="TLS")])
+    def tls(self, request):
+        return request.param
+
+    def check_431(self, http, client, request_line='"GET / HTTP/1.1"'):
+        status, fields, body = client.read_answer()
+        assert (status, body) == (431, b"")
+        assert fields["connection"] == "close"
+        assert client.read_end() == b""
+        assert len(http.error_log) == 1
+        assert f"{request_line} 431 " in http.log[-1]
+
+    def make_head(self, size):
+        """Return a head of so many octets."""
+        head = b"GET / HTTP/1.1\r\nHost: x\r\nX-Padding: \r\n\r\n"
+        return head.replace(b": \r", b": " + b"x" * (size - len(head)) + b"\r")
+
+    def test_size(self, tls, capfd):
+        http = make_http(app, **({"ssl_context": make_tls_context()} if tls else {}))
+        with serve(http=http, max_head_size=1000) as (http, server), RawClient(http, tls=tls) as client:
+            client.send(self.make_head(1000))
+            assert client.read_answer()[0] == 200
+            client.send(self.make_head(1001))
+            self.check_431(http, client)
+            assert "more than 1000 octets" in http.error_log[0]
+            assert server.limit_counts["max_head_size"] == 1
+            assert capfd.readouterr().err == ""
+
+    def test_the_default_size(self):
+        with serve(app) as (http, _), RawClient(http) as client:
+            client.send(self.make_head(65536))
+            assert client.read_answer()[0] == 200
+            client.send(self.make_head(65537))
+            self.check_431(http, client)
+
+    def test_what_never_ends_is_refused_when_it_is_too_large(self):
+        with serve(app, max_head_size=20000, header_timeout=None) as (http, _), RawClient(http) as client:
+            client.send(self.make_head(20004)[:-3])
+            self.check_431(http, client)
+
+    def test_a_client_that_goes_on_sending_is_told_all_the_same(self):
+        """To close the connection over what it sends would be a reset."""
+        with serve(app) as (http, _), RawClient(http) as client:
+            client.send(b"GET / HTTP/1.1\r\n" + b"".join(b"%060000d: x\r\n" % number for number in range(200)))
+            self.check_431(http, client)
+
+    def test_a_client_that_neither_stops_nor_ends(self, monkeypatch):
+        monkeypatch.setattr("geventws.handler._LINGER_TIME", 0.05)
+        with serve(app, max_head_size=1000) as (http, _), RawClient(http) as client:
+            client.send(self.make_head(1001))
+            self.check_431(http, client)
+            wait_until(lambda: is_refused(client))
+
+    def test_a_client_that_is_gone(self, capfd):
+        with serve(app, max_head_size=1000, header_timeout=None) as (http, server), RawClient(http) as client:
+            client.send(self.make_head(1001))
+            client.reset()
+            wait_until(lambda: http.log)
+            assert " 431 " in http.log[0]
+            assert server.limit_counts["max_head_size"] == 1
+            assert capfd.readouterr().err == ""
+
+    def test_count(self, capfd):
+        with serve(app, max_header_count=3) as (http, server), RawClient(http) as client:
+            client.send(b"GET / HTTP/1.1\r\nHost: x\r\nA: 1\r\nB: 2\r\n\r\n")
+            assert client.read_answer()[0] == 200
+            client.send(b"GET /x HTTP/1.1\r\nHost: x\r\nA: 1\r\nB: 2\r\nC: 3\r\n\r\n")
+            self.check_431(http, client, '"GET /x HTTP/1.1"')
+            assert "more than 3 fields" in http.error_log[0]
+            assert server.limit_counts["max_header_count"] == 1
+            assert capfd.readouterr().err == ""
+
+    def test_the_default_count(self, capfd):
+        def count(environ, start_response):
+            start_response("200 OK", [("Content-Length", "2")])
+            return [b"%d" % sum(name.startswith("HTTP_X_") for name in environ)]
+
+        with serve(count) as (http, _), RawClient(http) as client:
+            lines = [b"X-%d: x\r\n" % number for number in range(100)]
+            client.send(b"GET / HTTP/1.1\r\n" + b"".join(lines[:99]) + b"Connection: keep-alive\r\n\r\n")
+            assert client.read_answer()[::2] == (200, b"99")
+            client.send(b"GET / HTTP/1.1\r\n" + b"".join(lines) + b"Host: x\r\n\r\n")
+            self.check_431(http, client)
+            assert capfd.readouterr().err == ""
+
+    def test_an_upgrade_request(self):
+        with serve(max_header_count=6) as (http, server):
+            server.on("request", accept)
+            open_client(http, "/", "A: 1").close()
+            with RawClient(http) as client:
+                client.send(make_upgrade("/", "A: 1", "B: 2"))
+                self.check_431(http, client)
+
+    def test_the_smallest_of_several_counts(self):
+        http = make_http(app)
+        servers = [WebSocketServer(http_server=http, max_head_size=size) for size in (None, 1000, 2000)]
+        with running(http):
+            with RawClient(http) as client:
+                client.send(self.make_head(1001))
+                self.check_431(http, client)
+            assert [server.limit_counts["max_head_size"] for server in servers] == [0, 1, 0]
+            servers[1].unmount()
+            with RawClient(http) as client:
+                client.send(self.make_head(1001))
+                assert client.read_answer()[0] == 200
+
+    def test_none_is_stock(self, capfd):
+        with serve(app, max_head_size=None) as (http, _), RawClient(http) as client:
+            client.send(b"GET / HTTP/1.1\r\nHost: x\r\n" + b"".join(b"A: %060000d\r\n" % 0 for _ in range(5)) + b"\r\n")
+            assert client.read_answer()[0] == 200
+            client.send(b"GET / HTTP/1.1\r\nHost: x\r\nA: %070000d\r\n\r\n" % 0)
+            assert client.read_answer()[0] == 400
+            assert "Line too long" in http.error_log[0]
+            assert capfd.readouterr().err == ""
+
+    def test_a_request_line_that_pywsgi_refuses_is_not_waited_for(self):
+        with serve(app, max_head_size=100) as (http, server):
+            for line, status in ((b"nonsense\r\n", 400), (b"GET /" + b"x" * 8200, 414), (b"GET /%0100d\r\n" % 0, 431)):
+                with RawClient(http) as client:
+                    client.send(line if status != 431 else line.replace(b"\r", b" HTTP/1.1\r"))
+                    assert client.read_answer()[0] == status
+            assert server.limit_counts["max_head_size"] == 1
+
+    def test_a_handler_class_that_parses_in_its_own_way(self):
+        class Parsing(WSGIHandler):
+            def MessageClass(self, rfile, *args):  # noqa: N802
+                lines.extend(iter(rfile.readline, b"\r\n"))
+                return super().MessageClass(BytesIO(b"\r\n"))
+
+        lines = []
+        http = make_http(app, handler_class=Parsing)
+        with serve(http=http, max_head_size=100) as (http, _), RawClient(http) as client:
+            client.send(b"GET / HTTP/1.1\r\nHost: x\r\nA: 1\r\n\r\n")
+            assert client.read_answer()[0] == 200
+            assert lines == [b"Host: x\r\n", b"A: 1\r\n"]
+            client.send(self.make_head(101))
+            self.check_431(http, client)
+
+
+def is_refused(client):
+    """Send an octet, and tell whether that fails."""
+    try:
+        client.send(b"x")
+    except (ConnectionResetError, BrokenPipeError):
+        return True
+    return False
 
 
 class TestPlaces:
