@@ -168,6 +168,9 @@ class Receiver(Sender):
     def _next_event(self, timeout: float | None) -> Any:
         protocol = self._protocol
         deadline = None
+        if protocol.replies and self._stream.fd >= 0:
+            # An early message is taken at once, without a turn of the hub: the Pongs before it go first.
+            self._send_replies()
         while (
             not protocol.has_events()
             or (self._is_paused and self._is_open)

@@ -132,9 +132,6 @@ class Endpoint(Transport):
         if not self._is_closed:
             self._update_reading()
             self._start_timer()
-            if self._protocol.replies and self._stream.fd >= 0:
-                # A loop takes an early message at once, without a turn of the hub: the Pongs before it go first.
-                self._send_replies()
             # TLS may hold decrypted octets already, and early ones may be whole messages.
             self._read_soon()
         self._on_started()
