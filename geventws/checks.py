@@ -7,6 +7,7 @@ Strategy: a check takes an option's name and its value and returns the value to 
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 import re
 import sys
@@ -228,7 +229,9 @@ def check_http_servers(value: object) -> tuple[WSGIServer, ...]:
 
 def _check_tls(server: WSGIServer) -> None:
     """Refuse a TLS context that would stop the whole process at its first connection."""
-    context = getattr(getattr(server, "wrap_socket", None), "__self__", None)
+    wrap = getattr(server, "wrap_socket", None)
+    # A mount before may have put something around it.
+    context = None if wrap is None else getattr(inspect.unwrap(wrap), "__self__", None)
     if context is not None and not isinstance(context, ssl.SSLContext):
         raise ConfigurationError(
             "http_server has an ssl_context that does not cooperate with gevent: it must be a gevent.ssl.SSLContext, "

@@ -380,7 +380,8 @@ class ServerConfig(ConnectionConfig):
         10.0,
         check=check_time_or_none,
         unit="s",
-        help="How long a whole request head may take, for every request on that http server; None is pywsgi's own way.",
+        help="How long a whole request head, and a TLS handshake before it, may take, for every request on that http "
+        "server; None is pywsgi's own way.",
         exceeded="408, and the connection ends.",
     )
     # Twice what nginx hands on, so that no proxy has to know of it; pywsgi alone takes 6.5 MB from each connection.

@@ -2,23 +2,28 @@
 
 The handler asks it at each upgrade request, so a connection that was accepted before a mount or after
 an unmount meets the servers of that moment. ``close`` and ``stop`` of the http server are wrapped on
-the instance: pywsgi no longer knows connections that were let go, and they are to learn of its end.
+the instance: pywsgi no longer knows connections that were let go, and they are to learn of its end. So is
+``wrap_socket``, for a TLS handshake comes before there is a handler.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gevent import get_hub
-from greenlet import getcurrent
+from gevent import Timeout, get_hub
+from greenlet import GreenletExit, getcurrent
 
+from geventws.config import ServerConfig
 from geventws.registry import Registry
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gevent.pywsgi import WSGIServer
 
-    from geventws.config import ServerConfig
     from geventws.connection import WebSocketConnection
     from geventws.request import WebSocketRequest
 
@@ -97,6 +102,9 @@ class Host:
         self._stop = http_server.stop
         http_server.close = self._close_all  # type: ignore[method-assign]
         http_server.stop = self._stop_all  # type: ignore[method-assign]
+        wrap = getattr(http_server, "wrap_socket", None)
+        if wrap is not None:
+            http_server.wrap_socket = self._limit_handshake(wrap)  # type: ignore[method-assign,misc]
 
     def is_stopping(self) -> bool:
         """Tell whether the http server was closed or stopped."""
@@ -132,6 +140,33 @@ class Host:
         configs = [(mount.config, mount.registry) for mount in self.mounts]
         return configs if config is None else [*configs, (config, self.views)]
 
+    def _limit_handshake(self, wrap: Callable[..., Any]) -> Callable[..., Any]:
+        """Return what stands in for ``http_server.wrap_socket``: the same, within ``header_timeout``."""
+
+        # With a `__wrapped__`, which leads to the TLS context for who looks for it.
+        @functools.wraps(wrap)
+        def wrap_socket(sock: Any, **options: Any) -> Any:
+            config = getattr(self._http_server.handler_class, "config", None)
+            config = config if isinstance(config, ServerConfig) else None
+            seconds = self.get_head_limits(config).header_timeout
+            if seconds is None:
+                return wrap(sock, **options)
+            client = _name_client(sock)
+            # The TLS socket closes itself for an OSError, which a Timeout is not.
+            expired = TimeoutError()
+            try:
+                with Timeout(seconds, expired):
+                    return wrap(sock, **options)
+            except TimeoutError as error:
+                if error is not expired:
+                    raise
+            self.count_limit("header_timeout", seconds, config)
+            self._http_server.error_log.write(f"no TLS handshake was complete within {seconds} s from {client}\n")
+            # It ends the connection's greenlet, and no traceback of it is printed.
+            raise GreenletExit
+
+        return wrap_socket
+
     def _close_all(self) -> None:
         """Stand in for ``http_server.close``: connections learn of it, nothing waits."""
         self._close()
@@ -149,6 +184,12 @@ class Host:
             return
         for connection in tuple(self.connections):
             connection.wait_closed(max(0.0, deadline - time.monotonic()))
+
+
+def _name_client(sock: Any) -> Any:
+    with contextlib.suppress(OSError):
+        return sock.getpeername()
+    return "a client that is gone"
 
 
 def _find_smallest(configs: list[ServerConfig], name: str) -> Any:

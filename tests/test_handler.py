@@ -577,6 +577,18 @@ def test_without_a_mount_a_view_has_the_header_timeout_of_its_config_alone():
         assert client.read_answer()[0] == 200
 
 
+def test_a_tls_handshake_for_a_view_has_the_header_timeout_of_its_config():
+    class Handler(WebSocketHandler):
+        config = ServerConfig(header_timeout=0.05)
+
+    http = make_http(app, handler_class=Handler, ssl_context=make_tls_context())
+    assert WebSocketHandler.limit_counts(http)["header_timeout"] == 0
+    with running(http), RawClient(http) as client:
+        assert client.read_end() == b""
+        wait_until(lambda: http.error_log)
+        assert WebSocketHandler.limit_counts(http)["header_timeout"] == 1
+
+
 def test_mounts_come_before_the_view():
     def view(environ, start_response):
         get_request(environ).accept().send("the view")

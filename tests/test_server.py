@@ -23,6 +23,7 @@ from geventws import (
     WebSocketHandler,
     WebSocketServer,
 )
+from geventws.host import get_host
 from tests.support import (
     ACCEPT,
     RawClient,
@@ -902,6 +903,63 @@ class TestHeaderTimeout:
             assert client.read_end() == b""
             assert not http.error_log
 
+    @pytest.mark.parametrize("start", ["before", "after"])
+    @pytest.mark.parametrize("octets", [b"", b"\x16\x03\x01"], ids=["silent", "half a record"])
+    @pytest.mark.parametrize("spawn", ["default", gevent.spawn_raw, 5], ids=["greenlet", "raw greenlet", "pool"])
+    def test_a_tls_handshake_that_is_never_complete(self, start, octets, spawn, capfd):
+        http = make_http(app, ssl_context=make_tls_context(), spawn=spawn)
+        server = WebSocketServer()
+        if start == "before":
+            server.mount(http_server=http, header_timeout=0.05)
+        with running(http):
+            if start == "after":
+                server.mount(http_server=http, header_timeout=0.05)
+            with RawClient(http) as client:
+                client.send(octets)
+                assert client.read_end() == b""
+                wait_until(lambda: http.error_log)
+                port = client.sock.getsockname()[1]
+                assert http.error_log == [f"no TLS handshake was complete within 0.05 s from ('127.0.0.1', {port})\n"]
+            assert server.limit_counts["header_timeout"] == 1
+            assert not http.log
+            server.unmount()
+            server.mount(http_server=http)
+            with RawClient(http, tls=True) as client:
+                client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert client.read_answer()[0] == 200
+        assert capfd.readouterr().err == ""
+
+    def test_a_tls_handshake_that_drips(self):
+        """Its octets do not move the deadline."""
+        with (
+            serve(http=make_http(ssl_context=make_tls_context()), header_timeout=0.1) as (http, server),
+            RawClient(http) as client,
+        ):
+            client.send(b"\x16\x03\x01\x10\x00")
+            wait_until(lambda: is_refused(client))
+            assert server.limit_counts["header_timeout"] == 1
+
+    def test_none_leaves_a_tls_handshake_alone(self):
+        with serve(app, http=make_http(app, ssl_context=make_tls_context()), header_timeout=None) as (http, _):
+            with RawClient(http) as client, gevent.Timeout(0.1, False):
+                client.read(1)
+            with RawClient(http, tls=True) as client:
+                client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert client.read_answer()[0] == 200
+            assert not http.error_log
+
+    def test_a_time_out_of_the_tls_socket_itself_passes(self, capfd):
+        class Impatient(type(make_tls_context())):
+            def wrap_socket(self, sock, **options):
+                sock.settimeout(0.05)
+                return super().wrap_socket(sock, **options)
+
+        context = Impatient(ssl.PROTOCOL_TLS_SERVER)
+        with serve(http=make_http(ssl_context=context)) as (http, server), RawClient(http) as client:
+            assert client.read_end() == b""
+            assert server.limit_counts["header_timeout"] == 0
+        assert "timed out" in capfd.readouterr().err
+
     def test_another_time_out_passes(self, capfd):
         class Impatient(WSGIHandler):
             def read_requestline(self):
@@ -1670,7 +1728,19 @@ def test_nothing_keeps_a_request(style):
         wait_until(collected)
 
 
+def test_two_mounts_under_tls():
+    http = make_http(app, ssl_context=make_tls_context())
+    servers = [WebSocketServer(http_server=http, path=path) for path in ("/a", "/b")]
+    for server in servers:
+        server.on("request", accept)
+    with running(http), open_client(http, "/a", tls=True), open_client(http, "/b", tls=True):
+        assert [len(server.connections) for server in servers] == [1, 1]
+
+
 def test_tls_context_of_the_standard_library_is_refused():
     http = WSGIServer(("127.0.0.1", 0), None, ssl_context=ssl.create_default_context(ssl.Purpose.CLIENT_AUTH))
-    with pytest.raises(ConfigurationError, match="ssl_context that does not cooperate with gevent"):
-        WebSocketServer(http_server=http)
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match="ssl_context that does not cooperate with gevent"):
+            WebSocketServer(http_server=http)
+        # What a handler of views may have put around it does not hide it.
+        get_host(http)
