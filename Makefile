@@ -15,7 +15,7 @@ TESTS ?= tests
 COVERAGE ?= 95
 CORE_COVERAGE ?= 100
 
-CORE = errors masking frames headers cookies proxies deflate handshake protocol
+CORE = errors masking frames headers cookies proxies inbox deflate handshake protocol prepared
 
 VENV = .venv
 # The tools read and measure Python, so they work on a plain build.
