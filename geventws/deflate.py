@@ -58,8 +58,8 @@ class DeflateOptions:
             and no memory for each connection on its side.
         client_no_context_takeover: Whether the client is told to do so (7.1.1.2).
         server_max_window_bits: The largest window of the server's compressor, 8 to 15, as a power of two (7.1.2.1).
-        client_max_window_bits: The largest window that the client is asked to use, 8 to 15; one that did not offer
-            to be asked uses any (7.1.2.2).
+        client_max_window_bits: The largest window of the client's compressor, 8 to 15; a client that did not offer to
+            be asked uses any (7.1.2.2).
         level: Of zlib, 1 (quick) to 9 (small).
         memory_level: Of zlib, 1 to 9: how much memory a compressor takes.
         threshold: Octets of the smallest message that is compressed.
@@ -310,11 +310,14 @@ class Deflate:
             max_message_size: Octets that one message may inflate to.
         """
         server_side = (agreed.server_max_window_bits or _FULL_BITS, not agreed.server_no_context_takeover)
-        # 7.1.1.2: a client that wants to forget may do so without being told, and use a smaller window, too.
-        client_side = (
-            agreed.client_max_window_bits or _FULL_BITS,
-            not (agreed.client_no_context_takeover or (is_client and options.client_no_context_takeover)),
-        )
+        client_side = (agreed.client_max_window_bits or _FULL_BITS, not agreed.client_no_context_takeover)
+        if is_client:
+            # 7.1.1.2: a client that wants to forget may do so without being told, and use a smaller window, too.
+            bits, takes_over = client_side
+            client_side = (
+                min(bits, options.client_max_window_bits),
+                takes_over and not options.client_no_context_takeover,
+            )
         (bits_out, takes_over_out), (bits_in, takes_over_in) = (
             (client_side, server_side) if is_client else (server_side, client_side)
         )
