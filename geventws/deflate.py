@@ -39,7 +39,9 @@ DEFLATE_TAIL = b"\x00\x00\xff\xff"
 STEP_SIZE = 262144
 #: Octets that are given to the inflater at once: what it does not take in a step is copied.
 _PIECE_SIZE = 16384
-#: 7.2.3.5 lets a sender end blocks with BFINAL; each costs a new inflater, and can be two octets small.
+# A block of no octets, whole: it makes nothing where a block may begin.
+_EMPTY_BLOCK = b"\x00" + DEFLATE_TAIL
+#: 7.2.3.4 lets a sender end blocks with BFINAL; each costs a new inflater, and can be two octets small.
 MAX_FINAL_BLOCKS = 1024
 
 _FULL_BITS = 15
@@ -353,10 +355,11 @@ class Deflate:
             fin: Whether the message ends with it.
 
         Raises:
-            InvalidPayload: The octets are no deflate stream.
+            InvalidPayload: The octets are no deflate stream, or the message breaks off within a block.
             MessageTooBig: The message inflates to more than its limit, or has more final blocks than one may have.
         """
-        if fin:
+        # Where no block has begun the tail would end none: a peer may leave out an empty message's octet (7.2.3.6).
+        if fin and (octets or self._inflater is not None):
             octets += DEFLATE_TAIL
         if len(octets) <= _PIECE_SIZE:
             inflated = self._inflate_piece(octets)
@@ -364,10 +367,23 @@ class Deflate:
             starts = range(0, len(octets), _PIECE_SIZE)
             inflated = b"".join([self._inflate_piece(octets[start : start + _PIECE_SIZE]) for start in starts])
         if fin:
+            self._check_end()
             self._inflated_size = self._final_count = 0
             if not self._takes_over_in:
                 self._inflater = None
         return inflated
+
+    def _check_end(self) -> None:
+        """Refuse a message that breaks off: `DEFLATE_TAIL` was taken for a part of its last block."""
+        if self._final_count or self._inflater is None:
+            # A sender that ends with a final block is let off the octet behind it.
+            return
+        try:
+            if not self._inflater.decompress(_EMPTY_BLOCK, 1):
+                return
+        except zlib.error:
+            pass
+        raise InvalidPayload("a compressed message breaks off within a block")
 
     def _inflate_piece(self, piece: bytes) -> bytes:
         inflated, rest = self._inflate_step(piece)
@@ -397,7 +413,7 @@ class Deflate:
             )
         if not inflater.eof:
             return inflated, inflater.unconsumed_tail
-        # 7.2.3.5: a final block ends the stream, and with it the context; the message may go on with another.
+        # 7.2.3.4: a final block ends the stream, and with it the context; the message may go on with another.
         self._inflater = None
         self._final_count += 1
         if self._final_count > MAX_FINAL_BLOCKS:

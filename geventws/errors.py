@@ -92,7 +92,7 @@ class ProtocolError(WebSocketError):
 
 
 class InvalidPayload(ProtocolError):
-    """Report text or a close reason that is not UTF-8 (RFC 6455, 8.1)."""
+    """Report text or a close reason that is not UTF-8 (RFC 6455, 8.1), or compressed data that is corrupt."""
 
     close_code = 1007
 
