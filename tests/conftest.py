@@ -27,7 +27,10 @@ from greenlet import greenlet
 TIME_LIMIT = 30.0
 # Connections that linger, and peers that are told of an end, may take so long after a test.
 SETTLING_TIME = 3.0
-SANS_IO = {"errors", "masking", "frames", "headers", "cookies", "proxies", "deflate", "handshake", "protocol", "config"}
+SANS_IO = {
+    *("errors", "masking", "frames", "headers", "cookies", "proxies", "deflate", "handshake", "inbox", "protocol"),
+    "config",
+}
 FAILED = pytest.StashKey[bool]()
 LOOP = gevent.get_hub().loop
 WATCHERS = (type(LOOP.io(0, 1)), type(LOOP.timer(1)))
