@@ -232,12 +232,20 @@ class Endpoint(Transport):
             self._limit_closing()
 
     def _on_end_of_stream(self) -> None:
+        # A peer that ended its side may still read: what waits for it goes out first.
         if self._is_lingering:
-            self._hang_up()
+            if self._broken is None and self._has_output():
+                self._stop_reading()
+            else:
+                self._hang_up()
         elif self._broken is not None:
             self._lose(f"the connection broke: {self._broken}", self._broken)
+        elif self._protocol.is_close_received:
+            # Early octets may have brought it, and nobody have looked at them yet.
+            self._after_receive()
         else:
-            self._lose("the peer ended the connection without a Close", None)
+            self._flush()
+            self._lose("the peer ended the connection without a Close", None, may_read=True)
 
     def _on_broken(self) -> None:
         # Written from another side than the hub's callbacks, or from within one: end what can be read.
@@ -276,10 +284,14 @@ class Endpoint(Transport):
     def _start_closing(self, code: int, reason: str) -> None:
         """Begin the closing handshake (7.1.2)."""
         self._is_open = False
-        self._closed_by = "local"
-        self._close_cause = f"we closed with {code}"
         self._protocol.discard()
-        self._send_close(code, reason)
+        if self._broken is None:
+            self._closed_by = "local"
+            self._close_cause = f"we closed with {code}"
+            self._send_close(code, reason)
+        else:
+            # A loop that a failed `send` has ended closes, too: what ends the connection is the break.
+            self._close_cause = f"the connection broke: {self._broken}"
         self._wake_senders()
         if self._protocol.is_close_received or self._protocol.failure is not None:
             # The peer's Close was waiting for its turn behind the messages that are discarded now.
@@ -341,7 +353,7 @@ class Endpoint(Transport):
         self._end(code, reason, "local", cause)
         self._linger(shuts_write=True)
 
-    def _lose(self, cause: str, error: OSError | None) -> None:
+    def _lose(self, cause: str, error: OSError | None, *, may_read: bool = False) -> None:
         """Note that TCP ended without a closing handshake: 1006 (7.1.5)."""
         if self._is_lingering:
             self._hang_up()
@@ -361,7 +373,10 @@ class Endpoint(Transport):
         unsent = self._output_size + self._cork_size
         cause = f"{cause}; silent for {silent:.3f} s, {unsent} octets unsent"
         self._end(CloseCode.ABNORMAL_CLOSURE.value, "", self._closed_by or "transport", cause)
-        self._hang_up()
+        if may_read and self._has_output():
+            self._linger(shuts_write=False)
+        else:
+            self._hang_up()
 
     def _lose_opening(self) -> None:
         self._lose("the client was gone before the opening handshake was complete", None)
@@ -454,6 +469,7 @@ class Endpoint(Transport):
         self._on_ping_sent()
         if self._is_lingering:
             self._stream.shut_write()
+            self._start_reading()
         elif not self._is_open and not self._is_closed:
             if protocol.is_close_received:
                 self._finish_closing()

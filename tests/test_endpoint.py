@@ -12,7 +12,7 @@ from gevent import socket
 from gevent.event import AsyncResult, Event
 
 from geventws import ConnectionClosed
-from tests.support import make_frame, open_client, paired, record, run_hub, serve, wait_until
+from tests.support import RawClient, make_frame, make_upgrade, open_client, paired, record, run_hub, serve, wait_until
 
 #: A client's Close frames.
 CLOSE_1000 = b"\x88\x82\x37\xfa\x21\x3d\x34\x12"
@@ -317,6 +317,90 @@ def test_the_peer_closes_and_does_not_wait():
         client.close()
         assert [events.get(), events.get()] == [("message", "a"), ("close", 1001, "")]
         assert (connection.close_code, connection.closed_by) == (1001, "peer")
+
+
+@pytest.mark.parametrize("closes", [False, True], ids=["without a Close", "behind its Close"])
+def test_a_peer_that_ended_its_side_gets_what_waits_for_it(closes):
+    with paired(is_narrow=True) as (client, connection):
+        connection.send_nowait("first")
+        connection.send_nowait(bytes(1_000_000))
+        client.send(CLOSE_1000 * closes)
+        client.shut_write()
+        assert connection.buffered_amount
+        connection.wait_closed() if not closes else run_hub()
+        octets = client.read_end()
+        assert octets.startswith(b"\x81\x05first\x02\x7e\x40\x00")
+        assert len(octets) == 7 + 61 * 16388 + 580 + 4 * closes
+        assert octets.endswith(b"\x88\x02\x03\xe8" if closes else bytes(4))
+        connection.wait_closed()
+        assert describe(connection)[1:3] == ((1000, "peer") if closes else (1006, "transport"))
+
+
+def test_a_peer_that_ended_its_side_gets_our_close_as_well():
+    with paired(is_narrow=True) as (client, connection):
+        connection.send_nowait(bytes(1_000_000))
+        connection.close(3000)
+        client.shut_write()
+        connection.wait_closed()
+        assert describe(connection) == ("CLOSED", 1006, "local", 3000)
+        assert client.read_end()[-4:] == b"\x88\x02\x0b\xb8"
+
+
+def test_a_peer_that_ended_its_side_while_we_linger():
+    with paired(is_narrow=True) as (client, connection):
+        connection.send_nowait(bytes(1_000_000))
+        client.send(b"\x81\x00")
+        client.shut_write()
+        connection.wait_closed()
+        run_hub()
+        octets = client.read_end()
+        assert octets.startswith(b"\x02\x7e\x40\x00")
+        assert octets.endswith(b"\0\x88\x20\x03\xeaa client's frame is not masked")
+
+
+def test_a_peer_that_ended_its_side_and_does_not_read_is_given_up():
+    with paired(is_narrow=True, close_timeout=0.05) as (client, connection):
+        connection.send_nowait(bytes(10_000_000))
+        client.shut_write()
+        connection.wait_closed()
+        assert connection.buffered_amount
+        wait_until(lambda: not connection.buffered_amount)
+        assert len(client.read_end()) < 10_000_000
+
+
+def test_a_handshake_a_message_a_close_and_the_end_in_one_segment():
+    """The peer ended its side before anything of it was read, and gets the answers all the same."""
+    with serve() as (http, server), RawClient(http) as client:
+        requests = record(server, "request")
+        client.send(make_upgrade() + make_frame("a") + CLOSE_1000)
+        client.shut_write()
+        connection = requests.get()[1].accept()
+        connection.on("message", connection.send)
+        assert client.read_head().startswith(b"HTTP/1.1 101 ")
+        assert client.read_end() == b"\x81\x01a\x88\x02\x03\xe8"
+        assert describe(connection) == ("CLOSED", 1000, "peer", 1000)
+
+
+def test_a_loop_that_closes_because_the_connection_broke():
+    """What ended it is the break, although the loop's end closes the connection, too."""
+    with serve() as (http, server):
+
+        @server.on("request")
+        def accept(request):
+            connection = request.accept()
+            try:
+                for message in connection:
+                    connection.send(message)
+            except ConnectionClosed:
+                return
+
+        closed = record(server, "close")
+        client = open_client(http)
+        client.send(make_frame("a") * 10)
+        reset(client)
+        connection = closed.get()[1]
+        assert describe(connection) == ("CLOSED", 1006, "transport", None)
+        assert connection.close_cause.startswith("the connection broke: ")
 
 
 def test_unsent_octets_are_told():
