@@ -13,6 +13,8 @@ import logging
 import sys
 import time
 from _socket import MSG_PEEK, SHUT_WR
+from email.errors import InvalidHeaderDefect, MissingHeaderBodySeparatorDefect
+from http.client import HTTPException
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
@@ -51,6 +53,8 @@ _HEAD_TOO_LARGE_ANSWER = (
 )
 #: Seconds for a client to stop sending what is not taken any more, and to read why.
 _LINGER_TIME = 2.0
+# What pywsgi's parser of a head notes, and goes on without some of its lines.
+_LOST_LINES = (InvalidHeaderDefect, MissingHeaderBodySeparatorDefect)
 
 
 class _FirstOctet:
@@ -153,6 +157,9 @@ class WebSocketHandler(WSGIHandler):
         self._request_line_size = len(raw_requestline)
         try:
             return super().read_request(raw_requestline)
+        except (HTTPException, IndexError) as fault:
+            # pywsgi writes a traceback for all but a ValueError, and a client can cause these at will.
+            raise ValueError(str(fault)) from fault
         finally:
             if self._deadline is not None:
                 self._deadline.close()
@@ -244,10 +251,13 @@ class WebSocketHandler(WSGIHandler):
                 request.connection.close(1011 if self._has_failed else 1000)
 
     def collect_headers(self) -> dict[str, list[str]]:
-        """Return the request's fields by their lower-case names."""
+        """Return the request's fields by their lower-case names; what is no field stands under no name."""
         collected: dict[str, list[str]] = {}
         for name, value in self.headers.items():
             collected.setdefault(name.lower(), []).append(value)
+        if any(isinstance(defect, _LOST_LINES) for defect in self.headers.defects):
+            # The parser passed over a line without a name, or took one without a colon for the end of the head.
+            collected[""] = []
         return collected
 
     def get_path(self) -> str:

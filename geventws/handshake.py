@@ -38,7 +38,8 @@ __all__ = [
     "serialize_switch",
 ]
 
-#: Lower-case name → values in order, each character one octet. They may still hold the CR LF of a folded line.
+#: Lower-case name → values in order, each character one octet. They may still hold the CR LF of a folded line. What is
+#: no header field stands under a name that is no token.
 Headers = Mapping[str, Sequence[str]]
 
 #: 1.3: what no server puts behind the key by accident.
@@ -148,6 +149,9 @@ def _find_errors(method: str, http_version: str, headers: Headers) -> Iterator[H
         yield HandshakeError("the Upgrade header does not contain websocket")
     if not has_token(_read_values(headers, "connection"), "upgrade"):
         yield HandshakeError("the Connection header does not contain Upgrade")
+    if not all(map(is_token, headers)):
+        # RFC 9112, 5.1: with "Content-Length :" a body would be read as frames.
+        yield HandshakeError("a line of the request's head is no header field")
     yield from _find_field_errors(headers)
     yield from _find_body_errors(headers)
     origins = _read_values(headers, "origin")

@@ -153,6 +153,38 @@ def test_a_body_that_never_comes_is_not_waited_for(http, tls):
             assert client.read_end() == b""
 
 
+@pytest.mark.parametrize("line", ["garbage", ": a", "Content-Length : 5", "X: a\rb"])
+def test_a_line_that_is_no_header_field(line):
+    """What pywsgi passes over, or stops at, might have been what a proxy before it has seen: a body, say."""
+    with serve(app) as (http, server):
+        server.on("request", echo)
+        with RawClient(http) as client:
+            client.send(make_upgrade("/", line, "Content-Length: 5") + b"hello")
+            status, fields, _ = client.read_answer()
+            assert status == 400
+            assert fields["x-websocket-reject-reason"] == "a line of the request's head is no header field"
+            assert client.read_end() == b""
+
+
+@pytest.mark.parametrize(
+    "octets",
+    [
+        b"GET / HTTP/9\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + b"X: a\r\n" * 200 + b"\r\n",
+        b"GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n",
+    ],
+    ids=["version", "fields", "length"],
+)
+def test_a_broken_head_is_one_line_in_the_log(octets, capfd):
+    with serve(app) as (http, _), RawClient(http) as client:
+        client.send(octets)
+        assert client.read_answer()[0] == 400
+        assert client.read_end() == b""
+    assert len(http.error_log) == 1
+    assert http.error_log[0].count("\n") == 1
+    assert capfd.readouterr().err == ""
+
+
 def test_tls_echo_of_a_long_message():
     http = make_http(ssl_context=make_tls_context())
     with serve(http=http) as (_, server):

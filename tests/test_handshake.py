@@ -140,6 +140,8 @@ class TestParseOpening:
             pytest.param({"upgrade": ["foo"]}, "Upgrade header", id="Upgrade: foo"),
             pytest.param({"connection": None}, "Connection header", id="no Connection"),
             pytest.param({"connection": ["keep-alive"]}, "Connection header", id="Connection: keep-alive"),
+            pytest.param({"content_length ": ["5"]}, "no header field", id="a name that is no token"),
+            pytest.param({"": []}, "no header field", id="no name"),
             pytest.param({"host": None}, "Host header", id="no Host"),
             pytest.param({"host": [" "]}, "Host header", id="empty Host"),
             pytest.param({"host": ["a", "a"]}, "Host header", id="two Hosts"),
