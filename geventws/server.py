@@ -219,9 +219,11 @@ class WebSocketServer(Emitter):
 
     def _close_spread(self, code: int, reason: str, spread: float) -> None:
         connections = tuple(self._registry.connections)
-        for connection in connections:
+        started = monotonic()
+        for count, connection in enumerate(connections, 1):
             connection.close(code, reason)
-            gevent.sleep(spread / len(connections))
+            # By the clock: no sleep is exact, and with many connections what each has too much would add up.
+            gevent.sleep(max(0.0, started + spread * count / len(connections) - monotonic()))
 
     def broadcast(
         self,
