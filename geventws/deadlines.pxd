@@ -1,5 +1,4 @@
 from geventws.endpoint cimport Endpoint
-from geventws.sockets cimport monotonic
 
 cdef double NEVER
 

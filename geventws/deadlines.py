@@ -2,7 +2,10 @@
 
 Strategy: there is one timer for the three. It never moves when octets arrive: when it fires it looks at
 what happened since, and sleeps for what is left. It may run before the input of the same loop iteration
-is read, so a silent peer is dropped only after one more read found nothing.
+is read, so nobody is dropped for silence before one more read found nothing.
+
+All of it is measured by the hub's own clock, which stands still while the hub does: a peer has its whole
+time, whatever holds up this process.
 """
 
 from __future__ import annotations
@@ -11,7 +14,6 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from geventws.endpoint import Endpoint
-from geventws.sockets import monotonic
 
 if TYPE_CHECKING:
     from geventws.config import ConnectionConfig
@@ -59,7 +61,7 @@ class Timekeeper(Endpoint):
     # The timer
 
     def _start_timer(self) -> None:
-        self._set_deadline(self._next_deadline(monotonic()))
+        self._set_deadline(self._next_deadline(self._dispatcher.now()))
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -74,17 +76,16 @@ class Timekeeper(Endpoint):
             return
         self._stop_timer()
         self._timer_deadline = when
-        self._timer = self._dispatcher.loop.timer(max(0.0, when - monotonic()))
+        # A millisecond at least: libuv has no finer timers, and one that is due at once again must not spin.
+        self._timer = self._dispatcher.loop.timer(max(0.001, when - self._dispatcher.now()))
         # Without `update` the loop would count from its own, older idea of now.
         self._timer.start(self._on_timer, update=True)
 
     def _on_timer(self) -> None:
         try:
             self._stop_timer()
-            now = monotonic()
-            self._check_deadlines(now)
-            if self._stream.fd >= 0:
-                self._set_deadline(max(self._next_deadline(monotonic()), now + 0.001))
+            self._check_deadlines(self._dispatcher.now())
+            self._set_deadline(self._next_deadline(self._dispatcher.now()))
         except BaseException:  # noqa: BLE001
             # Nothing may leave a callback of the hub: the connection would live on without its timer.
             self._break_down(sys.exc_info()[1])
@@ -92,17 +93,13 @@ class Timekeeper(Endpoint):
     def _check_deadlines(self, now: float) -> None:
         if now >= self._close_deadline:
             self._on_close_deadline()
-        elif self._wire is not None and self._config.send_timeout is not None:
-            stuck = now - self._last_progress
-            if stuck >= self._config.send_timeout:
-                self._lose(f"the peer took no octet for {stuck:.3f} s", None)
+        elif now >= self._send_deadline():
+            self._on_send_timeout()
         if self._is_open and self._config.sends_keepalive_pings:
             self._check_keepalive(now)
 
     def _next_deadline(self, now: float) -> float:
-        when = self._close_deadline
-        if self._wire is not None and self._config.send_timeout is not None:
-            when = min(when, self._last_progress + self._config.send_timeout)
+        when = min(self._close_deadline, self._send_deadline())
         if self._is_open and self._config.sends_keepalive_pings:
             if self._ping_time == NEVER:
                 return when
@@ -117,7 +114,7 @@ class Timekeeper(Endpoint):
 
     def _limit_closing(self) -> None:
         if self._close_deadline == NEVER:
-            self._close_deadline = monotonic() + self._config.close_timeout
+            self._close_deadline = self._dispatcher.now() + self._config.close_timeout
             self._set_deadline(self._close_deadline)
 
     def _on_close_deadline(self) -> None:
@@ -130,12 +127,34 @@ class Timekeeper(Endpoint):
         elif self._protocol.is_close_received:
             self._finish_closing()
         else:
-            timeout = self._config.close_timeout
-            self._lose(f"{self._close_cause}, and the peer sent no Close within {timeout:.3f} s", None)
+            self._on_close_timeout()
+
+    def _on_close_timeout(self) -> None:
+        """Give the peer's Close up, unless it came and our own hub had no time to read it."""
+        self._on_readable()
+        if self._is_closed:
+            return
+        if self._protocol.is_close_received:
+            self._finish_closing()
+            return
+        timeout = self._config.close_timeout
+        self._lose(f"{self._close_cause}, and the peer sent no Close within {timeout:.3f} s", None)
+
+    def _on_send_timeout(self) -> None:
+        """Drop a peer that takes nothing, unless there is room now that our own hub had no time to fill."""
+        before = self._output_size
+        self._on_writable()
+        if self._wire is not None and self._output_size == before:
+            stuck = self._dispatcher.now() - self._last_progress
+            self._lose(f"the peer took no octet for {stuck:.3f} s", None)
 
     def _on_output_pending(self) -> None:
-        if self._config.send_timeout is not None:
-            self._set_deadline(self._last_progress + self._config.send_timeout)
+        self._set_deadline(self._send_deadline())
+
+    def _send_deadline(self) -> float:
+        if self._wire is None or self._config.send_timeout is None:
+            return NEVER
+        return self._last_progress + self._config.send_timeout
 
     # Keepalive
 
@@ -164,13 +183,13 @@ class Timekeeper(Endpoint):
     def _ping_keepalive(self) -> None:
         self._send_ping(b"")
         # NEVER until the kernel has its last octet.
-        self._ping_time = NEVER if self._has_output() else monotonic()
+        self._ping_time = NEVER if self._has_output() else self._dispatcher.now()
 
     def _on_ping_sent(self) -> None:
         if self._ping_time == NEVER:
             # A ping passes the messages that wait: its answer may have come before they were through.
-            self._ping_time = monotonic() if self._last_received <= self._ping_sent_at else 0.0
-            self._set_deadline(self._next_deadline(monotonic()))
+            self._ping_time = self._dispatcher.now() if self._last_received <= self._ping_sent_at else 0.0
+            self._set_deadline(self._next_deadline(self._dispatcher.now()))
 
     def _check_once_more(self) -> None:
         """Drop a silent peer, unless something came that our own hub had no time to read."""
@@ -178,14 +197,14 @@ class Timekeeper(Endpoint):
         self._on_readable()
         if self._last_received > before or not self._is_open or self._is_held():
             return
-        silent = monotonic() - self._last_received
+        silent = self._dispatcher.now() - self._last_received
         grace = self._config.keepalive_grace_period
         self._lose(f"the peer did not answer a ping within {grace:.3f} s, after {silent:.3f} s of silence", None)
 
     def _send_ping(self, payload: bytes) -> None:
         self._flush()
         self._ping_payload = payload
-        self._ping_sent_at = monotonic()
+        self._ping_sent_at = self._dispatcher.now()
         self._write_control(self._protocol.serialize_frame(0x89, payload))
 
     def _note_pong(self) -> None:

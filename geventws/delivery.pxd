@@ -20,7 +20,7 @@ cdef class Receiver(Sender):
 
     cpdef receive(self, object timeout=*)
     cdef object _begin_receiving(self)
-    @cython.locals(protocol=Protocol, now=double)
+    @cython.locals(protocol=Protocol, now=double, received=double)
     cdef object _next_event(self, object timeout)
     @cython.locals(protocol=Protocol)
     cdef bint _is_control_next(self) except -1

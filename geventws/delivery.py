@@ -194,7 +194,8 @@ class Receiver(Sender):
         if protocol.has_events():
             # As in `_deliver_turn`, for a loop that computes; what was read since the last message says that it waited.
             now = monotonic()
-            self._is_prompt = now - max(self._taken_at, self._last_received) < TURN_TIME
+            received = self._last_received + self._dispatcher.stalled
+            self._is_prompt = now - max(self._taken_at, received) < TURN_TIME
             self._taken_at = now
         if not self._is_reading:
             self._resume_reading()

@@ -13,10 +13,19 @@ cdef class Dispatcher:
     cdef readonly bytearray buffer
     cdef readonly object compressors
     cdef readonly bint passes_events
+    cdef readonly Py_ssize_t connection_count
+    cdef readonly double stalled
+    cdef double _now
+    cdef double _latest_beat
+    cdef object _heart
     cdef object _ready
     cdef object _parked
     cdef object _again
     cdef bint _is_scheduled
+    @cython.locals(now=double)
+    cpdef double now(self) except? -1
+    cpdef enter(self)
+    cpdef leave(self)
     cpdef add(self, object connection)
     cdef object _schedule(self)
     @cython.locals(started=double)

@@ -6,15 +6,20 @@ iteration, not for each message. A listener that blocks takes its greenlet along
 the hub, and a fresh dispatcher takes over what is left of the list (the baton is passed). The
 blocked one goes on with its own connection when it wakes, helps with the list, and parks if no
 other is parked, else it ends. An idle connection owns no greenlet.
+
+What a peer may take is measured by a clock that stands still while the hub does, `Dispatcher.now`: a listener that
+computes, or a process that was stopped, must not look like peers that are silent. A timer that comes late tells of
+a stall; one for each hub, and none for a hub without connections.
 """
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from gevent import get_hub
+from gevent import get_hub, spawn
 from gevent.monkey import get_original
 from greenlet import getcurrent, greenlet
 
@@ -33,11 +38,19 @@ if TYPE_CHECKING:
 
 __all__ = ["Dispatcher", "get_dispatcher"]
 
+logger = logging.getLogger("geventws")
+
 #: Octets that one readiness reads at most, of any connection: what the kernel holds for one socket
 #: mostly fits, and the other connections wait no longer than its parsing takes.
 RECEIVE_SIZE = 262144
 #: Seconds after which the dispatcher goes back to the hub, so that what arrived meanwhile is read.
 BATON_TIME = 0.002
+#: Seconds between two beats of a hub's heart: rare enough to cost nothing.
+HEARTBEAT = 0.5
+#: Seconds that a beat may be late: more is a stall of the hub. No shorter one matters to a time-out of seconds.
+STALL_TIME = 0.5
+#: A time that never comes.
+NEVER = float("inf")
 
 _get_ident: Callable[[], int] = get_original("_thread", "get_ident")
 
@@ -57,19 +70,26 @@ class Dispatcher:
         passes_events: Whether the loop tells its watchers of errors (libuv).
         buffer: Where received octets lie until they are parsed; the first `HEADROOM` are the parser's.
         compressors: What connections without a context of their own compress with.
+        connection_count: The connections that live on this hub.
+        stalled: The seconds that the hub stood still in all, as far as its heart told.
     """
 
     __slots__ = (
         "__weakref__",
         "_again",
+        "_heart",
         "_is_scheduled",
+        "_latest_beat",
+        "_now",
         "_parked",
         "_ready",
         "buffer",
         "compressors",
+        "connection_count",
         "hub",
         "loop",
         "passes_events",
+        "stalled",
         "thread_id",
     )
 
@@ -84,6 +104,64 @@ class Dispatcher:
         self._parked: greenlet | None = None
         self._is_scheduled = False
         self._again: Any = self.loop.timer(0.0)
+        self.connection_count = 0
+        self.stalled = 0.0
+        # The time that was told last; nothing is later than it when the hub stands still.
+        self._now = 0.0
+        # When the next beat is overdue.
+        self._latest_beat = NEVER
+        # A loop that has nothing else to wait for may end.
+        self._heart: Any = self.loop.timer(HEARTBEAT, HEARTBEAT, ref=False)
+
+    # The clock
+
+    def now(self) -> float:
+        """Return the seconds of a monotonic clock that stands still while the hub does."""
+        now = monotonic()
+        if now <= self._latest_beat:
+            self._now = now - self.stalled
+        return self._now
+
+    def enter(self) -> None:
+        """Learn of a connection; while there is one, the heart beats."""
+        self.connection_count += 1
+        if self.connection_count == 1:
+            self._latest_beat = monotonic() + HEARTBEAT + STALL_TIME
+            self._heart.start(self._beat, update=True)
+
+    def leave(self) -> None:
+        """Learn that a connection's descriptor is closed."""
+        self.connection_count -= 1
+        if not self.connection_count:
+            self._latest_beat = NEVER
+            self._heart.stop()
+
+    def _beat(self) -> None:
+        now = monotonic()
+        late = now - self._latest_beat + STALL_TIME
+        self._latest_beat = now + HEARTBEAT + STALL_TIME
+        if late > STALL_TIME:
+            # The clock goes on from where it stopped.
+            self.stalled = now - self._now
+            self.log(
+                logging.WARNING,
+                "the hub stood still for at least %.1f s: something computed or blocked in it, or the process was "
+                "stopped; no time-out of its connections (%d) counts that",
+                late,
+                self.connection_count,
+            )
+        self._now = now - self.stalled
+
+    def log(self, level: int, message: str, *args: object) -> None:
+        """Log; a handler may block, which the hub cannot, so for the hub a greenlet does it."""
+        if not logger.isEnabledFor(level):
+            return
+        if getcurrent() is self.hub:
+            spawn(logger.log, level, message, *args)
+        else:
+            logger.log(level, message, *args)
+
+    # The ready list
 
     def add(self, connection: Any) -> None:
         """Put a connection that is not there yet at the end of the ready list."""

@@ -1,7 +1,7 @@
 cimport cython
 from geventws.dispatch cimport Dispatcher
 from geventws.protocol cimport Protocol
-from geventws.sockets cimport Stream, monotonic
+from geventws.sockets cimport Stream
 from geventws.transport cimport Transport
 
 cdef Py_ssize_t _START

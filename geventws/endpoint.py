@@ -20,7 +20,7 @@ from geventws.deflate import Deflate, DeflateOptions
 from geventws.errors import ConnectionClosed
 from geventws.frames import CloseCode, is_sendable_close_code
 from geventws.protocol import HEADROOM, Protocol
-from geventws.sockets import END, monotonic
+from geventws.sockets import END
 from geventws.transport import Transport
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class Endpoint(Transport):
         self._is_lingering = False
         self._is_paused = False
         self._close_deadline = NEVER
-        self._last_received = monotonic()
+        self._last_received = self._dispatcher.now()
         # The Pongs of ours that wait for a gap in the output.
         self._waiting_pongs: list[bytes] | None = None
 
@@ -175,7 +175,7 @@ class Endpoint(Transport):
             self._after_receive()
 
     def _take(self, size: int) -> None:
-        self._last_received = monotonic()
+        self._last_received = self._dispatcher.now()
         if not self._is_lingering:
             self._protocol.receive(self._dispatcher.buffer, _START, _START + size)
 
@@ -369,7 +369,7 @@ class Endpoint(Transport):
             return
         if error is not None:
             self._error = error
-        silent = monotonic() - self._last_received
+        silent = self._dispatcher.now() - self._last_received
         unsent = self._output_size + self._cork_size
         cause = f"{cause}; silent for {silent:.3f} s, {unsent} octets unsent"
         self._end(CloseCode.ABNORMAL_CLOSURE.value, "", self._closed_by or "transport", cause)

@@ -3,7 +3,7 @@ from geventws.budget cimport OutputBudget
 from geventws.dispatch cimport Dispatcher
 from geventws.events cimport Emitter
 from geventws.frames cimport next_frame
-from geventws.sockets cimport Stream, monotonic
+from geventws.sockets cimport Stream
 
 cdef Py_ssize_t _START
 cdef Py_ssize_t _WRITE_SIZE

@@ -20,7 +20,7 @@ from geventws.events import Emitter
 from geventws.frames import next_frame
 from geventws.inbox import QUEUE_OVERHEAD
 from geventws.protocol import HEADROOM
-from geventws.sockets import WAIT_READ, WAIT_WRITE, monotonic
+from geventws.sockets import WAIT_READ, WAIT_WRITE
 
 if TYPE_CHECKING:
     from geventws.budget import OutputBudget
@@ -78,6 +78,9 @@ class Transport(Emitter):
         super().__init__()
         self._stream = stream
         self._dispatcher = dispatcher
+        # The stream of a client that was gone before the 101 is closed already.
+        if stream.fd >= 0:
+            dispatcher.enter()
         self._send_mark = send_mark
         self._read_watcher: Any = None
         self._write_watcher: Any = None
@@ -151,7 +154,7 @@ class Transport(Emitter):
             self._wire_at = sent
             self._wire_stop = size
             self._output_size += size - sent
-            self._last_progress = monotonic()
+            self._last_progress = self._dispatcher.now()
             self._on_output_pending()
         elif self._broken is None:
             self._enqueue(octets)
@@ -175,7 +178,7 @@ class Transport(Emitter):
         self._queue.append(entry)
         self._output_size += len(entry) + QUEUE_OVERHEAD
         if self._wire is None:
-            self._last_progress = monotonic()
+            self._last_progress = self._dispatcher.now()
             self._pump()
             if self._has_output():
                 self._on_output_pending()
@@ -270,7 +273,7 @@ class Transport(Emitter):
                 break
             self._wire = None
         if moved:
-            self._last_progress = monotonic()
+            self._last_progress = self._dispatcher.now()
         if self._is_full and self._output_size <= self._send_mark // 2:
             self._is_full = False
             self._on_output_drained()
@@ -381,6 +384,7 @@ class Transport(Emitter):
         self._is_reading = False
         if self._stream.fd >= 0:
             self._stream.close()
+            self._dispatcher.leave()
         self._discard_output()
 
     # Hooks

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+import signal
 import time
+from types import SimpleNamespace
 
 import gevent
 import pytest
 from gevent import socket
 from gevent.pywsgi import WSGIHandler
 
-from tests.support import make_frame, make_http, open_client, paired, record, run_hub, serve, wait_until
+from geventws import ConnectionConfig, WebSocketConnection
+from geventws.sockets import detach
+from tests.support import (
+    make_frame,
+    make_http,
+    open_client,
+    paired,
+    record,
+    run_hub,
+    serve,
+    start_child,
+    wait_until,
+)
 
 #: A client's Close frames.
 CLOSE_1000 = b"\x88\x82\x37\xfa\x21\x3d\x34\x12"
@@ -186,7 +202,7 @@ def test_native_keepalive():
             kept.pop().close()
 
 
-def test_a_stall_of_our_own_hub_does_not_count():
+def test_an_answer_that_waits_in_the_kernel_counts():
     with paired(keepalive_interval=0.03, keepalive_grace_period=0.03) as (client, connection):
         assert client.read(2) == b"\x89\x00"
         client.send(PONG)
@@ -256,6 +272,164 @@ def test_an_answer_that_passed_a_large_message_counts():
             assert client.read(2) == b"\x89\x00"
             client.send(PONG)
         assert connection.connected
+
+
+# The hub stands still
+
+#: Longer than a heartbeat and its tolerance, so that it is noticed whenever it begins.
+STALL = 1.2
+
+
+def list_stalls(texts):
+    """Return how many connections each warning of a stall speaks of; its length is checked."""
+    pattern = r"the hub stood still for at least ([\d.]+) s: .* of its connections \((\d+)\)"
+    stalls = [match for text in texts if (match := re.search(pattern, text))]
+    assert all(STALL - 0.6 < float(seconds) < STALL + 5 for seconds, _ in map(re.Match.groups, stalls))
+    return [int(match[2]) for match in stalls]
+
+
+def test_a_stall_gives_a_silent_peer_its_whole_time(caplog):
+    with paired(keepalive_interval=0.1, keepalive_grace_period=0.5) as (client, connection):
+        assert client.read(2) == b"\x89\x00"
+        # The client stands still as well, so nothing waits in the kernel afterwards.
+        time.sleep(STALL)
+        gevent.sleep(0.2)
+        client.send(make_frame("late"))
+        assert connection.receive() == "late"
+        assert list_stalls(caplog.messages) == [1]
+        assert [(record.name, record.levelname) for record in caplog.records] == [("geventws", "WARNING")]
+
+
+def test_a_dead_peer_is_dropped_after_a_stall():
+    with paired(keepalive_interval=0.1, keepalive_grace_period=0.3) as (client, connection):
+        assert client.read(2) == b"\x89\x00"
+        time.sleep(STALL)
+        started = time.monotonic()
+        assert connection.wait_closed()
+        assert time.monotonic() - started > 0.1
+        assert (connection.close_code, connection.closed_by) == (1006, "transport")
+        # The stall is not the peer's silence.
+        silent = float(re.search(r"after ([\d.]+) s of silence", connection.close_cause)[1])
+        assert silent < STALL
+
+
+def test_a_listener_that_computes_is_one_stall_for_all_connections(caplog):
+    with serve(keepalive_interval=0.1, keepalive_grace_period=0.5) as (http, server):
+
+        @server.on("request")
+        def accept(request):
+            request.accept().on("message", lambda _: time.sleep(STALL))
+
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(open_client(http)) for _ in range(5)]
+            for client in clients:
+                assert client.read(2) == b"\x89\x00"
+            clients[0].send(make_frame("compute"))
+            wait_until(lambda: list_stalls(caplog.messages))
+            gevent.sleep(0.2)
+            for client in clients:
+                client.send(PONG)
+            for client in clients:
+                assert client.read(2) == b"\x89\x00"
+            assert len(server.connections) == 5
+            assert list_stalls(caplog.messages) == [5]
+
+
+def test_a_stall_gives_a_peer_the_whole_close_timeout():
+    with paired(close_timeout=0.5) as (client, connection):
+        connection.close()
+        run_hub()
+        time.sleep(STALL)
+        gevent.sleep(0.2)
+        client.send(CLOSE_1001)
+        assert connection.wait_closed()
+        assert describe(connection) == ("CLOSED", 1001, "local", 1000)
+
+
+def test_a_close_that_waits_in_the_kernel_counts():
+    with paired(close_timeout=0.05) as (client, connection):
+        connection.close()
+        run_hub()
+        client.send(CLOSE_1001)
+        # Too short for a stall: only one more read shows what came.
+        time.sleep(0.1)
+        assert connection.wait_closed()
+        assert describe(connection) == ("CLOSED", 1001, "local", 1000)
+
+
+def test_a_stall_gives_a_peer_the_whole_send_timeout():
+    # Not TCP, where the kernel of a peer that does not read makes a little room now and then.
+    ours, peer = socket.socketpair()
+    connection = WebSocketConnection(detach(ours), ConnectionConfig(send_timeout=0.5))
+    connection._start()
+    with peer:
+        connection.send_nowait(bytes(900_000))
+        time.sleep(STALL)
+        gevent.sleep(0.2)
+        left = 900_000
+        while left > 0 and (octets := peer.recv(left)):
+            left -= len(octets)
+        assert connection.connected
+        connection.drop(skip_close_frame=True)
+
+
+def test_room_in_the_kernel_counts():
+    with paired(is_narrow=True, send_timeout=0.05) as (client, connection):
+        connection.send_nowait(bytes(500_000))
+        run_hub()
+        # The peer reads while our hub stands still.
+        size = len(client.sock._sock.recv(1_000_000))
+        time.sleep(0.1)
+        client.read(500_000 - size)
+        assert connection.connected
+
+
+ECHO_SERVER = """
+from gevent.pywsgi import WSGIServer
+
+from geventws import WebSocketServer
+
+http = WSGIServer(("127.0.0.1", 0), log=None)
+server = WebSocketServer(http_server=http, keepalive_interval=0.2, keepalive_grace_period=0.5)
+
+
+@server.on("request")
+def accept(request):
+    connection = request.accept()
+    connection.on("message", connection.send)
+
+
+http.start()
+print(http.server_port, flush=True)
+http.serve_forever()
+"""
+
+
+def test_a_process_that_was_stopped_does_not_blame_its_peer():
+    with started_child(ECHO_SERVER) as child:
+        port = int(child.stdout.readline())
+        with open_client(SimpleNamespace(address=("127.0.0.1", port), server_port=port)) as client:
+            assert client.read(2) == b"\x89\x00"
+            child.send_signal(signal.SIGSTOP)
+            gevent.sleep(STALL)
+            child.send_signal(signal.SIGCONT)
+            # The peer has the rest of the grace period, and uses most of it.
+            gevent.sleep(0.3)
+            client.send(make_frame("alive"))
+            first, payload = client.read_frame()
+            assert (first, payload) == (0x81, b"alive")
+        child.terminate()
+        assert list_stalls(child.stderr) == [1]
+
+
+@contextlib.contextmanager
+def started_child(source):
+    child = start_child(source)
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.communicate()
 
 
 # TLS

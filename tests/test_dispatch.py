@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import logging
 import threading
 import time
 
 import gevent
 import pytest
 from gevent.event import Event
+from gevent.queue import Queue
 from greenlet import GreenletExit, getcurrent
 
-from geventws.dispatch import BATON_TIME, get_dispatcher, get_thread_id
+from geventws.dispatch import BATON_TIME, HEARTBEAT, get_dispatcher, get_thread_id
+from tests.support import run_child
 
 
 class Job:
@@ -171,6 +174,113 @@ def test_exception_thrown_into_the_parked_greenlet(dispatcher):
     add(dispatcher, second)
     second.done.wait()
     assert second.greenlet is not first.greenlet
+
+
+# The clock
+
+
+@pytest.fixture
+def living(dispatcher):
+    """Give the dispatcher of a hub that has a connection."""
+    dispatcher.enter()
+    yield dispatcher
+    dispatcher.leave()
+
+
+def test_clock_goes_on_while_the_hub_does(living):
+    before, started = living.now(), time.monotonic()
+    gevent.sleep(0.02)
+    assert living.now() - before == pytest.approx(time.monotonic() - started, abs=0.01)
+
+
+def test_clock_stands_still_while_the_hub_does(living):
+    gevent.sleep(0.01)
+    before, stalled = living.now(), living.stalled
+    time.sleep(1.2)
+    # Nobody has noticed yet; it is overdue all the same.
+    assert living.now() == before
+    wait_for_beat(living)
+    assert living.stalled - stalled > 0.6
+    assert before <= living.now() < before + 0.5
+
+
+def test_clock_never_goes_back_nor_far_in_a_listener_that_asks_it_while_it_computes(living):
+    gevent.sleep(0.01)
+    started = time.monotonic()
+    times = [living.now()]
+    while time.monotonic() - started < 1.6:
+        time.sleep(0.1)
+        times.append(living.now())
+    wait_for_beat(living)
+    times.append(living.now())
+    assert times == sorted(times)
+    # Heartbeat and tolerance at most.
+    assert times[-2] - times[0] <= 1.05
+
+
+def wait_for_beat(dispatcher):
+    stalled = dispatcher.stalled
+    while dispatcher.stalled == stalled:
+        gevent.sleep(0.001)
+
+
+def test_stall_is_told_once(living, caplog):
+    time.sleep(1.2)
+    wait_for_beat(living)
+    gevent.sleep(HEARTBEAT * 1.5)
+    [message] = caplog.messages
+    assert message.endswith("no time-out of its connections (1) counts that")
+
+
+def test_hub_without_connections_has_no_stalls(dispatcher, caplog):
+    dispatcher.enter()
+    dispatcher.leave()
+    stalled = dispatcher.stalled
+    before, started = dispatcher.now(), time.monotonic()
+    time.sleep(1.2)
+    gevent.sleep(0.01)
+    assert dispatcher.now() - before == pytest.approx(time.monotonic() - started, abs=0.01)
+    assert (dispatcher.stalled, caplog.messages) == (stalled, [])
+    # What passed before does not count for the next connection.
+    dispatcher.enter()
+    gevent.sleep(0.01)
+    dispatcher.leave()
+    assert (dispatcher.stalled, caplog.messages) == (stalled, [])
+
+
+def test_heart_keeps_no_loop_alive():
+    output = run_child("""
+import gevent
+from geventws.dispatch import get_dispatcher
+get_dispatcher().enter()
+print(gevent.wait(timeout=None))
+""")
+    assert output == "True\n"
+
+
+def test_log_in_the_hub_may_block(dispatcher):
+    texts = Queue()
+
+    class Handler(logging.Handler):
+        def emit(self, record):
+            gevent.sleep(0.001)
+            texts.put((record.getMessage(), getcurrent() is dispatcher.hub))
+
+    logger = logging.getLogger("geventws")
+    handler = Handler()
+    logger.addHandler(handler)
+    try:
+        dispatcher.loop.run_callback(dispatcher.log, logging.WARNING, "from %s", "the hub")
+        dispatcher.log(logging.WARNING, "from a greenlet")
+        assert {texts.get(), texts.get()} == {("from the hub", False), ("from a greenlet", False)}
+    finally:
+        logger.removeHandler(handler)
+
+
+def test_log_below_the_level(dispatcher, caplog):
+    caplog.set_level(logging.ERROR, "geventws")
+    dispatcher.log(logging.WARNING, "unseen")
+    assert caplog.messages == []
 
 
 def test_one_dispatcher_for_each_hub(dispatcher):
