@@ -170,13 +170,17 @@ def test_a_line_that_is_no_header_field(line):
     "octets",
     [
         b"GET / HTTP/9\r\n\r\n",
+        # As many as no handler with a config and no mount lets through to http.client.
         b"GET / HTTP/1.1\r\n" + b"X: a\r\n" * 200 + b"\r\n",
         b"GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n",
     ],
     ids=["version", "fields", "length"],
 )
 def test_a_broken_head_is_one_line_in_the_log(octets, capfd):
-    with serve(app) as (http, _), RawClient(http) as client:
+    class Handler(WebSocketHandler):
+        config = None
+
+    with running(make_http(app, handler_class=Handler)) as http, RawClient(http) as client:
         client.send(octets)
         assert client.read_answer()[0] == 400
         assert client.read_end() == b""
