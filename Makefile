@@ -4,6 +4,7 @@
 #   make test        the whole test suite on the installed package (compiled where that is possible)
 #   make test-plain  the same on the plain Python build
 #   make check       lint, types, docs, test, test-plain and coverage
+#   make autobahn    the Autobahn cases against the server and the client; see tests/autobahn/README.md
 #   make help        all the targets
 #
 # PYTHON=python3.12 chooses the interpreter, TESTS="tests/test_server.py -x" what pytest gets,
@@ -35,9 +36,11 @@ TELL_PLAIN_BUILD = -I -c 'import geventws; print("geventws", geventws.__version_
 # Two builds in one folder at once would disturb each other.
 .NOTPARALLEL:
 .PHONY: help demo test test-plain test-core check lint format types docs coverage clean
+.PHONY: autobahn autobahn-server autobahn-client
 
 help:
 	@echo "make demo | test | test-plain | test-core | check | lint | format | types | docs | coverage | clean"
+	@echo "make autobahn | autobahn-server | autobahn-client"
 
 demo: $(VENV)/.installed
 	@$(VENV)/bin/geventws demo
@@ -80,8 +83,28 @@ coverage: $(PLAIN)/.tools
 	@$(PLAIN)/bin/coverage report --fail-under=$(CORE_COVERAGE) \
 		--include='$(subst $(space),$(comma),$(CORE:%=geventws/%.py))'
 
+# Which cases, with which engine, of which build in which style.
+CASES ?= quick
+EXCLUDE ?= 12.* 13.*
+ENGINE ?= auto
+BUILD ?= compiled
+STYLE ?= event
+AUTOBAHN_TIMEOUT ?= 3600
+
+AUTOBAHN = .autobahn
+BUILT_compiled = $(VENV)/.installed
+BUILT_plain = $(PLAIN)/.core
+BUILT := $(or $(BUILT_$(BUILD)),$(error BUILD must be compiled or plain, not "$(BUILD)"))
+
+autobahn: autobahn-server autobahn-client
+
+autobahn-server autobahn-client: autobahn-%: $(AUTOBAHN)/.installed $(BUILT)
+	@$(PYTHON) tests/autobahn/run.py $* --cases '$(CASES)' --exclude '$(EXCLUDE)' --engine '$(ENGINE)' \
+		--home $(AUTOBAHN) --reports $(AUTOBAHN)/reports/$*-$(BUILD)-$(STYLE) --timeout $(AUTOBAHN_TIMEOUT) -- \
+		$(dir $(BUILT))bin/python tests/autobahn/testee.py --build $(BUILD) --style $(STYLE) $*
+
 clean:
-	rm -rf .venv .venv-plain build dist geventws.egg-info docs/_build htmlcov .mypy_cache .pytest_cache .ruff_cache \
+	rm -rf .venv .venv-plain .autobahn build dist geventws.egg-info docs/_build htmlcov .mypy_cache .pytest_cache .ruff_cache \
 		.hypothesis .coverage .coverage.*
 	find geventws tests -name __pycache__ -prune -exec rm -rf {} +
 	rm -f geventws/*.so
@@ -110,6 +133,11 @@ $(PLAIN)/.tools: $(SOURCES) | $(PLAIN)/bin/python
 	@GEVENTWS_BUILD=plain $(PLAIN)/bin/python $(PIP_INSTALL) '.[test,lint,docs]'
 	@$(PLAIN)/bin/python $(TELL_PLAIN_BUILD)
 	@touch $(PLAIN)/.core $@
+
+$(AUTOBAHN)/.installed: tests/autobahn/install.sh
+	@echo "Installing what runs the Autobahn cases (under a minute)"
+	@PYTHON=$(PYTHON) tests/autobahn/install.sh $(AUTOBAHN)
+	@touch $@
 
 $(VENV)/bin/python $(PLAIN)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
