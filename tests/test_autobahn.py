@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.autobahn.verdicts import QUICK, describe, is_good, judge, make_missing, select, tabulate
+from tests.autobahn.verdicts import SELECTIONS, describe, is_good, judge, make_missing, select, tabulate
 
 CASES = ["1.1.1", "1.1.2", "2.1", "7.7.1", "9.1.6", "10.1.1", "12.1.1", "12.1.11", "12.1.12", "12.3.11", "13.2.1"]
 
@@ -27,9 +27,10 @@ def test_selection(wanted, unwanted, chosen):
     assert select(CASES, wanted, unwanted) == chosen
 
 
-def test_quick_selection_is_named_by_a_word():
-    quick = [pattern.replace("*", "2") for pattern in QUICK.split()]
-    assert select([*quick, "12.1.12", "13.7.12"], "quick") == quick
+@pytest.mark.parametrize("name", ["quick", "small"])
+def test_selection_by_name(name):
+    chosen = [pattern.replace("*", "2") for pattern in SELECTIONS[name].split()]
+    assert select([*chosen, "12.1.12", "13.7.12"], name) == chosen
 
 
 @pytest.mark.parametrize(("wanted", "unwanted"), [("1.* 11.*", ""), ("1.*", "1.*"), ("", "")])

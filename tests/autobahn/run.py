@@ -163,7 +163,7 @@ def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("role", choices=["server", "client"], help="what the command is")
     parser.add_argument(
-        "--cases", default="quick", metavar="PATTERNS", help="such as '1.* 7.7.3', quick (default) or all"
+        "--cases", default="quick", metavar="PATTERNS", help="such as '1.* 7.7.3'; or quick (default), small, all"
     )
     parser.add_argument("--exclude", default="", metavar="PATTERNS", help="cases to leave out of these")
     parser.add_argument(
@@ -214,7 +214,8 @@ def report(run, cases, seconds):
     bad = [result["id"] for result in results if not verdicts.is_good(result)]
     print("\n".join(verdicts.tabulate(results)))
     if bad:
-        run.complaints.append(f"{len(bad)} of {len(cases)} cases are neither OK nor INFORMATIONAL: {' '.join(bad)}")
+        names = " ".join(bad[:MAX_DESCRIBED]) + (" ..." if len(bad) > MAX_DESCRIBED else "")
+        run.complaints.append(f"{len(bad)} of {len(cases)} cases are neither OK nor INFORMATIONAL: {names}")
     for complaint in run.complaints:
         print(f"autobahn: {complaint}")
     print(

@@ -15,21 +15,26 @@ import gevent
 from gevent.pywsgi import WSGIServer
 
 import geventws
-from geventws import ConnectError, ConnectionClosed, HandshakeError, WebSocketServer
+from geventws import ConnectError, ConnectionClosed, DeflateOptions, HandshakeError, WebSocketServer
 
 MIB = 1 << 20
 AGENT = "geventws"
 
 
-def make_options(is_deflating):
+def make_options(deflate):
     options = {
         # 9.1.6 and 9.2.6 send 16 MiB in one frame.
         "max_received_frame_size": 16 * MIB,
         "max_received_message_size": 16 * MIB,
+        # 9.3.1 and 9.4.1 send 65536 fragments, which is the default limit.
+        "max_message_fragments": 1 << 17,
     }
-    if is_deflating:
-        # Without a threshold: kosoku cannot take an uncompressed message where compression was agreed.
-        options["permessage_deflate"] = geventws.DeflateOptions(threshold=0)
+    if deflate != "off":
+        # Without a threshold, for the suite's messages of 16 octets are about compression, too.
+        is_fresh = deflate == "fresh"
+        options["permessage_deflate"] = DeflateOptions(
+            threshold=0, server_no_context_takeover=is_fresh, client_no_context_takeover=is_fresh
+        )
     return options
 
 
@@ -51,12 +56,12 @@ def serve(style, options):
     for number in (signal.SIGINT, signal.SIGTERM):
         gevent.signal_handler(number, http.stop)
     http.start()
-    announce(f"server in {style} style", options, f"ws://127.0.0.1:{http.server_port}/")
+    announce("server", f"ws://127.0.0.1:{http.server_port}/")
     http.serve_forever()
 
 
 def visit(url, style, options):
-    announce(f"client in {style} style", options)
+    announce("client")
     with contextlib.closing(geventws.connect(f"{url}/getCaseCount")) as connection:
         count = json.loads(connection.receive())
     for case in range(1, count + 1):
@@ -70,10 +75,9 @@ def visit(url, style, options):
     geventws.connect(f"{url}/updateReports?agent={AGENT}").wait_closed()
 
 
-def announce(role, options, address=""):
+def announce(role, address=""):
     build = "compiled" if geventws.COMPILED else "plain"
-    deflate = "with" if "permessage_deflate" in options else "without"
-    print(f"geventws {geventws.__version__}, {build}, {role}, {deflate} deflate {address}".rstrip(), flush=True)
+    print(f"geventws {geventws.__version__}, {build}, {role} {address}".rstrip(), flush=True)
 
 
 def main():
@@ -82,11 +86,13 @@ def main():
     parser.add_argument("url", nargs="?", help="of the suite's server, for a client")
     parser.add_argument("--style", choices=["event", "loop"], default="event")
     parser.add_argument("--build", choices=["compiled", "plain"], help="refuse to run on the other one")
-    parser.add_argument("--no-deflate", action="store_true")
+    parser.add_argument(
+        "--deflate", choices=["fresh", "takeover", "off"], default="fresh", help="whether a compressor keeps its window"
+    )
     given = parser.parse_args()
     if given.build and (given.build == "compiled") != geventws.COMPILED:
         sys.exit(f"the build of geventws that is installed here is not the {given.build} one")
-    options = make_options(hasattr(geventws, "DeflateOptions") and not given.no_deflate)
+    options = make_options(given.deflate)
     if given.role == "server":
         serve(given.style, options)
     else:
