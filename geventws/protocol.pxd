@@ -6,6 +6,7 @@ from geventws.masking cimport extend_unmasked, unmask
 
 cdef int _RSV1
 cdef Py_ssize_t _SLACK
+cdef Py_ssize_t _FRAGMENT_SLACK
 
 @cython.final
 cdef class Protocol(Inbox):
@@ -60,6 +61,7 @@ cdef class Protocol(Inbox):
     cdef Py_ssize_t _parse_extended_size(self, bytearray buffer, Py_ssize_t start, Py_ssize_t stop) except -1
     cdef object _check_reserved_bits(self, int first, int opcode)
     cdef object _check_size(self, int first, Py_ssize_t size)
+    @cython.locals(slack=Py_ssize_t)
     cdef object _check_message_size(self, int first, Py_ssize_t size)
     cdef object _begin_data_frame(self, int first, Py_ssize_t size)
     cdef object _hold(self, bytearray buffer, Py_ssize_t start, Py_ssize_t stop)

@@ -33,8 +33,9 @@ __all__ = ["HEADROOM", "Protocol"]
 HEADROOM = 16
 # RFC 7692, 6: the "Per-Message Compressed" bit is RSV1 of a message's first frame.
 _RSV1 = 0x40
-# What a tiny compressed message may have above its limit on the wire: the end of a block for each flush.
+# What a compressed message may have above its limit on the wire: some, and the begin and end of a block a fragment.
 _SLACK = 1024
+_FRAGMENT_SLACK = 8
 #: What no limit exceeds, so that the sum of two sizes fits into a Py_ssize_t.
 _HUGE = sys.maxsize // 4
 
@@ -310,7 +311,11 @@ class Protocol(Inbox):
     def _check_message_size(self, first: int, size: int) -> None:
         """Refuse a message that is too big; a compressed one is when it is inflated, and what does not shrink grows."""
         is_compressed = bool(first & _RSV1) if first & 0x0F else self._is_compressed
-        if not is_compressed or size > self._max_message_size + (self._max_message_size >> 3) + _SLACK:
+        # 9 bits an octet are the most that a compressor needs.
+        slack = (self._max_message_size >> 3) + _SLACK
+        if not first & 0x0F:
+            slack += _FRAGMENT_SLACK * self._fragment_count
+        if not is_compressed or size > self._max_message_size + slack:
             raise MessageTooBig(f"a message has more than {self._max_message_size} octets", "max_received_message_size")
 
     def _begin_data_frame(self, first: int, size: int) -> None:
