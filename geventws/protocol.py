@@ -357,7 +357,9 @@ class Protocol(Inbox):
             # A frame is delivered as it came, and its message where it is a single frame's.
             self._partial += octets  # type: ignore[operator]
             if self._first_octet & 0x0F and self._first_octet & 0x80:
-                self._inflated = (self._inflated or bytearray()) + inflated
+                if self._inflated is None:
+                    self._inflated = bytearray()
+                self._inflated += inflated
         if self._opcode == 1:
             self._check_text(inflated)
 
