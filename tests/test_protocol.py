@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import random
 import sys
+import zlib
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from geventws.deflate import DEFLATE_TAIL, Compressors, Deflate, DeflateOptions, DeflateParameters
 from geventws.errors import InvalidPayload, MessageTooBig, ProtocolError
 from geventws.frames import Opcode, WebSocketFrame, serialize_frame, serialize_message
 from geventws.inbox import QUEUE_OVERHEAD, Fragment, Ping, Pong
-from geventws.protocol import HEADROOM, Protocol
+from geventws.protocol import HEADROOM, PreparedMessage, Protocol
 
 # What a client's frames begin with in most examples: the mask bit, and a key that changes nothing.
 ZERO_KEY = b"\0\0\0\0"
@@ -66,6 +69,34 @@ def receive(protocol, octets, step=sys.maxsize):
 
 def from_client(first, payload=b""):
     return serialize_frame(first, payload, 0x3D21FA37)
+
+
+FORGETFUL = DeflateParameters(server_no_context_takeover=True, client_no_context_takeover=True)
+NOISE = random.Random(7692).randbytes(70_000)
+
+
+def make_compressed(agreed=FORGETFUL, *, is_client=False, max_message_size=1048576, compressors=None, **options):
+    """Return a protocol that agreed on permessage-deflate; ``deflate`` holds its options."""
+    wanted = {"threshold": 0, "server_no_context_takeover": False, "client_no_context_takeover": False}
+    deflate = Deflate(
+        agreed,
+        DeflateOptions(**wanted | options.pop("deflate", {})),
+        Compressors() if compressors is None else compressors,
+        is_client=is_client,
+        max_message_size=max_message_size,
+    )
+    return Protocol(is_client=is_client, max_message_size=max_message_size, deflate=deflate, **options)
+
+
+def deflate(payload, level=9, memory_level=8):
+    """Compress one message as a peer might."""
+    compressor = zlib.compressobj(level, zlib.DEFLATED, -15, memory_level)
+    return (compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)).removesuffix(DEFLATE_TAIL)
+
+
+def join_frames(frames):
+    """Serialise pairs of first octet and payload as a server."""
+    return b"".join(serialize_frame(*frame) for frame in frames)
 
 
 # Every example comes whole and octet by octet.
@@ -351,6 +382,30 @@ class TestLimits:
         feed(protocol, b"\x89\x00\x80\x01", sys.maxsize)
         assert (protocol.failure.close_code, str(protocol.failure)) == (1009, "a message has more than 65536 fragments")
 
+    @each_step
+    @pytest.mark.parametrize("options", [{}, {"assembles": False}], ids=["assembled", "as frames"])
+    def test_fewer_fragments(self, options, step):
+        protocol = Protocol(is_client=True, max_fragment_count=3, **options)
+        feed(protocol, b"\x02\x01a\x00\x01b\x80\x01c" + b"\x02\x00\x00\x00\x00\x00\x80\x00", step)
+        assert protocol.failure is None
+        feed(protocol, b"\x02\x01a\x00\x01b\x00\x01c\x00\x00", step)
+        assert (protocol.failure.close_code, protocol.failure.limit) == (1009, "max_message_fragments")
+
+    def test_one_fragment(self):
+        protocol = Protocol(is_client=True, max_fragment_count=1)
+        assert receive(protocol, b"\x82\x01a\x02\x01b\x80\x00") == [b"a", b"b"]
+        feed(protocol, b"\x02\x01a\x80\x01", sys.maxsize)
+        assert protocol.failure.close_code == 1009
+
+    def test_each_says_which_option_it_is(self):
+        for octets, limit in (
+            (b"\x82\x7e\x03\xe9", "max_received_frame_size"),
+            (b"\x82\x0b", "max_received_message_size"),
+        ):
+            protocol = Protocol(is_client=True, max_frame_size=1000, max_message_size=10)
+            feed(protocol, octets, sys.maxsize)
+            assert protocol.failure.limit == limit
+
     def test_messages_are_no_fragments(self, client):
         feed(client, b"\x82\x00" * (65536 + 5), sys.maxsize)
         assert client.failure is None
@@ -448,6 +503,22 @@ class TestControlFrames:
         server.is_output_blocked = False
         feed(server, from_client(0x89, b"5"), step)
         assert server.replies == [b"\x8a\x014", b"\x8a\x015"]
+
+    def test_the_latest_answers_while_output_is_blocked(self, step):
+        server = Protocol(max_reply_count=3)
+        server.is_output_blocked = True
+        pings = [from_client(0x89, bytes([number])) for number in range(7)]
+        for count, kept in ((2, [0, 1]), (3, [0, 1, 2]), (4, [1, 2, 3]), (7, [4, 5, 6])):
+            server.replies.clear()
+            feed(server, b"".join(pings[:count]), step)
+            assert server.replies == [b"\x8a\x01" + bytes([number]) for number in kept]
+        # What was made while it was not blocked gives way, too.
+        server.is_output_blocked = False
+        feed(server, b"".join(pings[:5]), step)
+        assert len(server.replies) == 8
+        server.is_output_blocked = True
+        feed(server, pings[5], step)
+        assert server.replies == [b"\x8a\x01" + bytes([number]) for number in (3, 4, 5)]
 
     def test_between_fragments_in_wire_order(self, server, step):
         server.reports_control = True
@@ -673,6 +744,620 @@ class TestSerialize:
         assert (server.close_code, server.close_reason, client.sent_close_code) == (1001, "bye", 1001)
 
 
+# permessage-deflate (RFC 7692)
+
+
+@each_step
+class TestCompressedExamplesOfTheRFC:
+    """RFC 7692, 7.2.3."""
+
+    @pytest.mark.parametrize(
+        ("octets", "events"),
+        [
+            pytest.param(b"\xc1\x07\xf2\x48\xcd\xc9\xc9\x07\x00", ["Hello"], id="one block"),
+            pytest.param(b"\x41\x03\xf2\x48\xcd\x80\x04\xc9\xc9\x07\x00", ["Hello"], id="fragments"),
+            pytest.param(b"\xc1\x0b\x00\x05\x00\xfa\xff\x48\x65\x6c\x6c\x6f\x00", ["Hello"], id="no compression"),
+            pytest.param(b"\xc1\x08\xf3\x48\xcd\xc9\xc9\x07\x00\x00", ["Hello"], id="BFINAL"),
+            pytest.param(b"\xc1\x0d\xf2\x48\x05\x00\x00\x00\xff\xff\xca\xc9\xc9\x07\x00", ["Hello"], id="two blocks"),
+            pytest.param(b"\xc1\x01\x00", [""], id="empty text"),
+            pytest.param(b"\xc2\x01\x00", [b""], id="empty binary"),
+        ],
+    )
+    def test_messages(self, octets, events, step):
+        client = make_compressed(is_client=True)
+        assert receive(client, octets * 2, step) == events * 2
+        assert client.failure is None
+
+    def test_sharing_the_sliding_window(self, step):
+        client = make_compressed(DeflateParameters(), is_client=True)
+        octets = b"\xc1\x07\xf2\x48\xcd\xc9\xc9\x07\x00" + b"\xc1\x05\xf2\x00\x11\x00\x00"
+        assert receive(client, octets, step) == ["Hello", "Hello"]
+
+
+@each_step
+class TestCompressedMessages:
+    def test_masked(self, step):
+        octets = from_client(0xC1, deflate(b"Hello")) + from_client(0xC2, deflate(NOISE[:300]))
+        assert receive(make_compressed(), octets, step) == ["Hello", NOISE[:300]]
+
+    def test_beside_others(self, step):
+        client = make_compressed(DeflateParameters(), is_client=True)
+        # 6: the bit is each message's own.
+        octets = b"\x81\x01a\xc1\x07\xf2\x48\xcd\xc9\xc9\x07\x00\x01\x01b\x80\x01c\xc1\x05\xf2\x00\x11\x00\x00\x82\x01d"
+        assert receive(client, octets, step) == ["a", "Hello", "bc", "Hello", b"d"]
+
+    def test_control_frames_in_between(self, step):
+        client = make_compressed(is_client=True)
+        client.reports_control = True
+        octets = b"\x41\x03\xf2\x48\xcd\x89\x01p\x00\x00\x00\x02\xc9\xc9\x8a\x01q\x80\x02\x07\x00"
+        assert receive(client, octets, step) == [Ping(b"p"), Pong(b"q"), "Hello"]
+        assert len(client.replies) == 1
+
+    @pytest.mark.parametrize("size", [0, 1, 3])
+    def test_fragments(self, size, step):
+        payload = "κόσμε".encode() * 30
+        octets = deflate(payload)
+        pieces = [octets[at : at + size] for at in range(0, len(octets), size)] if size else [b"", octets, b""]
+        firsts = [0x41, *[0x00] * (len(pieces) - 2), 0x80]
+        client = make_compressed(is_client=True)
+        assert receive(client, join_frames(zip(firsts, pieces, strict=True)), step) == ["κόσμε" * 30]
+
+    def test_large(self, step):
+        payload = NOISE[:40_000] + bytes(200_000)
+        client = make_compressed(is_client=True)
+        assert receive(client, serialize_frame(0xC2, deflate(payload)), max(step, 1000)) == [payload]
+
+    @pytest.mark.parametrize("size", [0, 1, 100])
+    def test_message_without_an_octet(self, size, step):
+        # A peer that leaves out even the octet of an empty message (7.2.3.6).
+        client = make_compressed(DeflateParameters(), is_client=True)
+        fragments = b"\x42\x00" + b"\x00\x00" * size + b"\x80\x00"
+        assert receive(client, b"\xc1\x00" + fragments + b"\xc1\x07\xf2\x48\xcd\xc9\xc9\x07\x00", step) == [
+            "",
+            b"",
+            "Hello",
+        ]
+
+
+@each_step
+class TestReservedBits:
+    """RSV1 is for the first frame of a message, where permessage-deflate was agreed (RFC 7692, 6.1)."""
+
+    @pytest.mark.parametrize(
+        "octets",
+        [
+            pytest.param(b"\x41\x03\xf2\x48\xcd\xc0\x04\xc9\xc9\x07\x00", id="RSV1 of a continuation"),
+            pytest.param(b"\x41\x03\xf2\x48\xcd\x40\x00", id="RSV1 of a continuation, not the last"),
+            pytest.param(b"\x01\x01a\xc0\x00", id="RSV1 of a continuation of what is not compressed"),
+            pytest.param(b"\xc8\x00", id="RSV1 of a close"),
+            pytest.param(b"\xc9\x00", id="RSV1 of a ping"),
+            pytest.param(b"\xca\x00", id="RSV1 of a pong"),
+            pytest.param(b"\xa1\x00", id="RSV2"),
+            pytest.param(b"\x91\x00", id="RSV3"),
+            pytest.param(b"\xe1\x01\x00", id="RSV1 and RSV2"),
+            pytest.param(b"\xd1\x01\x00", id="RSV1 and RSV3"),
+            pytest.param(b"\xc3\x00", id="RSV1 of a reserved opcode"),
+            pytest.param(b"\x41\x01\x00\xc1\x01\x00", id="a message within a message"),
+        ],
+    )
+    def test_1002(self, octets, step):
+        client = make_compressed(is_client=True)
+        assert receive(client, b"\x81\x06before" + octets + b"\x81\x06behind", step) == ["before"]
+        assert type(client.failure) is ProtocolError
+
+    @pytest.mark.parametrize("first", [0xC1, 0x41, 0xC2, 0xC9])
+    def test_without_agreement(self, client, first, step):
+        feed(client, bytes([first, 0]), step)
+        assert client.failure.close_code == 1002
+        assert "no extension was negotiated" in str(client.failure)
+
+
+class TestCompressedPayloads:
+    """What is inflated is checked as what is not compressed (RFC 7692, 6.2)."""
+
+    @each_step
+    @pytest.mark.parametrize("octets", [case.values[0] for case in NOT_UTF_8], ids=[case.id for case in NOT_UTF_8])
+    def test_text_is_checked(self, octets, step):
+        client = make_compressed(is_client=True)
+        assert receive(client, serialize_frame(0xC1, deflate(octets)) + b"\x81\x00", step) == []
+        assert type(client.failure) is InvalidPayload
+
+    @each_step
+    @pytest.mark.parametrize("payload", [b"\xc3", b"a\xe2\x82", b"\xf0\x9f\x98"])
+    def test_text_ends_within_a_character(self, payload, step):
+        octets = deflate(payload)
+        for frames in ([(0xC1, octets)], [(0x41, octets[:2]), (0x80, octets[2:])], [(0x41, octets), (0x80, b"")]):
+            client = make_compressed(is_client=True)
+            assert receive(client, join_frames(frames), step) == []
+            assert type(client.failure) is InvalidPayload
+
+    @each_step
+    def test_binary_is_not(self, step):
+        assert receive(make_compressed(is_client=True), serialize_frame(0xC2, deflate(b"\xff")), step) == [b"\xff"]
+
+    @pytest.mark.parametrize(("octets", "index"), NOT_UTF_8)
+    @pytest.mark.parametrize("first", [0xC1, 0x41], ids=["frame", "fragment"])
+    def test_as_early_as_the_octet_is_inflated(self, first, octets, index):
+        # A flushed block for each octet: whatever inflates, each comes with its block.
+        compressor = zlib.compressobj(9, zlib.DEFLATED, -15)
+        blocks = [
+            compressor.compress(bytes([octet])) + compressor.flush(zlib.Z_SYNC_FLUSH) for octet in octets[: index + 1]
+        ]
+        client = make_compressed(is_client=True)
+        feed(client, bytes([first, 0x7E, 0x10, 0x00]) + b"".join(blocks[:index]), sys.maxsize)
+        assert client.failure is None
+        feed(client, blocks[index], 1)
+        assert client.failure.close_code == 1007
+
+    def test_early_across_fragments_with_pings_between(self):
+        client = make_compressed(is_client=True)
+        compressor = zlib.compressobj(9, zlib.DEFLATED, -15)
+        first, second = (
+            compressor.compress(octets) + compressor.flush(zlib.Z_SYNC_FLUSH) for octets in (b"ab\xe2", b"\x82c")
+        )
+        feed(client, serialize_frame(0x41, first) + b"\x89\x02\xff\xff", 1)
+        assert client.failure is None
+        feed(client, serialize_frame(0x00, second), sys.maxsize)
+        assert client.failure.close_code == 1007
+
+    @each_step
+    @pytest.mark.parametrize(
+        "octets",
+        [
+            pytest.param(b"\xff" * 10, id="no deflate stream"),
+            pytest.param(b"\xf2\x00\x11\x00\x00", id="a context that was not taken over"),
+            pytest.param(b"\x00\x05\x00\xfa\xff\x48\x65\x6c", id="breaks off"),
+        ],
+    )
+    @pytest.mark.parametrize("options", [{}, {"assembles": False}], ids=["assembled", "as frames"])
+    def test_corrupt(self, octets, options, step):
+        for frames in ([(0xC1, octets)], [(0x42, octets[:4]), (0x80, octets[4:])], [(0x42, octets), (0x80, b"")]):
+            client = make_compressed(is_client=True, **options)
+            events = receive(client, join_frames([*frames, (0x81, b"behind")]), step)
+            assert [event for event in events if not isinstance(event, WebSocketFrame)] == []
+            assert type(client.failure) is InvalidPayload
+            assert client.failure.close_code == 1007
+
+    def test_while_discarding(self):
+        # The context goes on, whoever listens.
+        client = make_compressed(DeflateParameters(), is_client=True)
+        client.discard()
+        assert receive(client, b"\xc1\x07\xf2\x48\xcd\xc9\xc9\x07\x00" + b"\xc1\x05\xf2\x00\x11\x00\x00") == []
+        assert client.failure is None
+        feed(client, b"\xc1\x01\x06", sys.maxsize)
+        assert client.failure.close_code == 1007
+
+
+class TestCompressedLimits:
+    @each_step
+    @pytest.mark.parametrize("options", [{}, {"assembles": False}], ids=["assembled", "as frames"])
+    @pytest.mark.parametrize("is_fragmented", [False, True], ids=["frame", "fragments"])
+    def test_inflated_size(self, is_fragmented, options, step):
+        for size, code in ((1000, None), (1001, 1009), (100_000, 1009)):
+            client = make_compressed(is_client=True, max_message_size=1000, **options)
+            octets = deflate(bytes(size))
+            frames = [(0x42, octets[:5]), (0x00, octets[5:]), (0x80, b"")] if is_fragmented else [(0xC2, octets)]
+            events = receive(client, join_frames(frames) * 2, step)
+            assert getattr(client.failure, "close_code", None) == code
+            if code is None:
+                messages = [event for event in events if not isinstance(event, WebSocketFrame)]
+                assert messages == ([] if is_fragmented and options else [bytes(size)] * 2)
+            else:
+                assert client.failure.limit == "max_received_message_size"
+                assert str(client.failure) == "a message inflates to more than 1000 octets"
+
+    @pytest.mark.parametrize("memory_level", [1, 8, 9])
+    @pytest.mark.parametrize("level", [0, 1, 9])
+    @pytest.mark.parametrize("size", [1, 100, 5000, 60_000])
+    def test_a_message_at_the_limit_that_does_not_shrink(self, size, level, memory_level):
+        octets = deflate(NOISE[:size], level, memory_level)
+        assert len(octets) > size
+        for threshold in (0, 1000, 97):
+            client = make_compressed(is_client=True, max_message_size=size)
+            assert receive(client, serialize_message(0x42, octets, threshold)) == [NOISE[:size]]
+
+    @pytest.mark.parametrize("size", [1, 2, 3, 10, 1000])
+    def test_fragments_at_the_limit_that_do_not_shrink(self, size):
+        # Each ends a block of its own, whose ends are longer than a small fragment's octets.
+        server = make_compressed()
+        pieces = [NOISE[at : at + size] for at in range(0, 10_000, size)]
+        octets = [server.serialize_fragment(0 if at else 2, piece, True) for at, piece in enumerate(pieces)]
+        octets.append(server.serialize_fragment(0x80, b"", True))
+        payload = b"".join(pieces)
+        client = make_compressed(is_client=True, max_message_size=len(payload))
+        assert receive(client, b"".join(octets)) == [payload]
+        assert client.failure is None
+
+    def test_a_header_is_refused_that_cannot_be_within_the_limit(self):
+        client = make_compressed(is_client=True, max_message_size=8000)
+        feed(client, b"\xc2\x7e" + (10_024).to_bytes(2, "big"), sys.maxsize)
+        assert client.failure is None
+        client = make_compressed(is_client=True, max_message_size=8000)
+        feed(client, b"\xc2\x7e" + (10_025).to_bytes(2, "big"), sys.maxsize)
+        assert client.failure.close_code == 1009
+        assert (str(client.failure), client.failure.limit) == (
+            "a message has more than 8000 octets",
+            "max_received_message_size",
+        )
+
+    def test_a_continuation_is_refused_that_cannot_be_within_the_limit(self):
+        client = make_compressed(is_client=True, max_message_size=8000)
+        empty = (b"\x00" + DEFLATE_TAIL) * 2004
+        feed(client, serialize_frame(0x42, empty) + b"\x00\x0c", sys.maxsize)
+        assert client.failure is None
+        client = make_compressed(is_client=True, max_message_size=8000)
+        feed(client, serialize_frame(0x42, empty) + b"\x00\x0d", sys.maxsize)
+        assert client.failure.close_code == 1009
+
+    def test_blocks_of_nothing_without_end(self):
+        client = make_compressed(is_client=True, max_message_size=1000)
+        feed(client, b"\x42\x00", sys.maxsize)
+        count = 0
+        while client.failure is None:
+            feed(client, serialize_frame(0x00, (b"\x00" + DEFLATE_TAIL) * 20), sys.maxsize)
+            count += 1
+        assert client.failure.limit == "max_received_message_size"
+        assert count < 30
+
+    def test_what_is_not_compressed_has_the_limit_itself(self):
+        client = make_compressed(is_client=True, max_message_size=10)
+        assert receive(client, b"\x82\x0a" + bytes(10)) == [bytes(10)]
+        feed(client, b"\x82\x0b", 1)
+        assert client.failure.close_code == 1009
+        client = make_compressed(is_client=True, max_message_size=10)
+        # The one before was compressed, and had a fragment.
+        feed(client, serialize_frame(0x42, deflate(bytes(10))) + b"\x80\x00" + b"\x02\x0a" + bytes(10), sys.maxsize)
+        assert client.failure is None
+        feed(client, b"\x80\x01", sys.maxsize)
+        assert client.failure.close_code == 1009
+
+    def test_frame_size_is_that_of_the_wire(self):
+        client = make_compressed(is_client=True, max_frame_size=1000)
+        assert receive(client, serialize_frame(0xC2, deflate(bytes(100_000)))) == [bytes(100_000)]
+        feed(client, b"\xc2\x7e\x03\xe9", sys.maxsize)
+        assert client.failure.limit == "max_received_frame_size"
+
+    def test_number_of_fragments(self):
+        client = make_compressed(is_client=True, max_fragment_count=3)
+        octets = deflate(b"abc")
+        frames = [(0x42, octets[:2]), (0x00, octets[2:4]), (0x00, octets[4:])]
+        assert receive(client, join_frames([*frames, (0x80, b"")])) == [b"abc"]
+        feed(client, join_frames([*frames, (0x00, b"")]), sys.maxsize)
+        assert client.failure.limit == "max_message_fragments"
+
+    @pytest.mark.parametrize("options", [{}, {"assembles": False}], ids=["assembled", "as frames"])
+    def test_too_many_final_blocks(self, options):
+        client = make_compressed(is_client=True, **options)
+        feed(client, serialize_frame(0xC2, b"\x03\x00" * 1025), sys.maxsize)
+        assert (client.failure.close_code, client.failure.limit) == (1009, "")
+
+
+@each_step
+class TestCompressedFrames:
+    """With ``assembles=False`` frames come as they are on the wire, and a message of one frame inflated."""
+
+    def test_every_frame(self, step):
+        protocol = make_compressed(DeflateParameters(), is_client=True, assembles=False)
+        octets = (
+            b"\xc1\x07\xf2\x48\xcd\xc9\xc9\x07\x00"
+            b"\x41\x03\xf2\x00\x11\x89\x01p\x80\x02\x00\x00"
+            b"\x82\x01a\xc2\x01\x00\xc1\x05\xf2\x00\x11\x00\x00"
+        )
+        assert receive(protocol, octets, step) == [
+            WebSocketFrame(Opcode.TEXT, b"\xf2\x48\xcd\xc9\xc9\x07\x00", rsv1=True),
+            "Hello",
+            WebSocketFrame(Opcode.TEXT, b"\xf2\x00\x11", fin=False, rsv1=True),
+            WebSocketFrame(Opcode.PING, b"p"),
+            WebSocketFrame(Opcode.CONTINUATION, b"\x00\x00"),
+            WebSocketFrame(Opcode.BINARY, b"a"),
+            b"a",
+            WebSocketFrame(Opcode.BINARY, b"\x00", rsv1=True),
+            b"",
+            WebSocketFrame(Opcode.TEXT, b"\xf2\x00\x11\x00\x00", rsv1=True),
+            "Hello",
+        ]
+        assert protocol.failure is None
+
+    def test_large(self, step):
+        protocol = make_compressed(is_client=True, assembles=False)
+        octets = deflate(bytes(100_000) + NOISE[:200])
+        assert receive(protocol, serialize_frame(0xC2, octets), step) == [
+            WebSocketFrame(Opcode.BINARY, octets, rsv1=True),
+            bytes(100_000) + NOISE[:200],
+        ]
+
+    def test_text_is_checked(self, step):
+        octets = deflate(b"abc\xff")
+        for frames in ([(0xC1, octets)], [(0x41, octets[:3]), (0x80, octets[3:])], [(0x41, octets), (0x80, b"")]):
+            protocol = make_compressed(is_client=True, assembles=False)
+            feed(protocol, join_frames(frames), step)
+            assert type(protocol.failure) is InvalidPayload
+
+    def test_nothing_is_left_of_a_failed_message(self, step):
+        protocol = make_compressed(is_client=True, assembles=False)
+        feed(protocol, serialize_frame(0xC1, deflate(b"abc" * 100 + b"\xff")), step)
+        assert take_all(protocol) == []
+
+    def test_discard(self, step):
+        protocol = make_compressed(is_client=True, assembles=False)
+        protocol.discard()
+        assert receive(protocol, b"\xc1\x07\xf2\x48\xcd\xc9\xc9\x07\x00\x42\x00\x80\x01\x00", step) == []
+
+
+class TestCompressedStream:
+    def make_fragments(self, *pieces, opcode=0x41):
+        """Return the frames of a message, each a flushed block, so that it can be inflated to its end."""
+        compressor = zlib.compressobj(9, zlib.DEFLATED, -15)
+        blocks = [compressor.compress(piece) + compressor.flush(zlib.Z_SYNC_FLUSH) for piece in pieces]
+        return [serialize_frame(0 if at else opcode, block) for at, block in enumerate(blocks)] + [b"\x80\x01\x00"]
+
+    @each_step
+    def test_pieces(self, step):
+        client = make_compressed(is_client=True)
+        client.stream()
+        frames = self.make_fragments(b"Hel", b"lo", b"!" * 1000)
+        octets = frames[0] + b"\x89\x00" + b"".join(frames[1:]) + b"\xc1\x07\xf2\x48\xcd\xc9\xc9\x07\x00"
+        assert receive(client, octets, step) == [
+            Fragment("Hel", False),
+            Fragment("lo", False),
+            Fragment("!" * 1000, False),
+            Fragment("", True),
+            "Hello",
+        ]
+
+    @each_step
+    def test_message_of_one_frame(self, step):
+        client = make_compressed(is_client=True)
+        client.stream()
+        assert receive(client, serialize_frame(0xC2, deflate(NOISE[:999])) + b"\x82\x01a", step) == [
+            Fragment(NOISE[:999], True),
+            b"a",
+        ]
+
+    @each_step
+    def test_a_character_is_in_one_piece(self, step):
+        client = make_compressed(is_client=True)
+        client.stream()
+        octets = b"".join(self.make_fragments(b"a\xe2", b"\x82", b"\xacb"))
+        assert receive(client, octets, step) == [
+            Fragment("a", False),
+            Fragment("", False),
+            Fragment("\u20acb", False),
+            Fragment("", True),
+        ]
+
+    @each_step
+    def test_text_is_checked(self, step):
+        client = make_compressed(is_client=True)
+        client.stream()
+        assert receive(client, b"".join(self.make_fragments(b"a\xe2", b"a")), step) == [Fragment("a", False)]
+        assert client.failure.close_code == 1007
+
+    @each_step
+    def test_limit_is_that_of_the_message(self, step):
+        client = make_compressed(is_client=True, max_message_size=1000)
+        client.stream()
+        octets = b"".join(self.make_fragments(bytes(600), bytes(401), opcode=0x42))
+        assert receive(client, octets, step) == [Fragment(bytes(600), False)]
+        assert client.failure.limit == "max_received_message_size"
+
+    @each_step
+    def test_message_in_progress(self, step):
+        client = make_compressed(is_client=True)
+        frames = self.make_fragments(b"ab", b"c", opcode=0x42)
+        feed(client, frames[0], step)
+        client.stream()
+        assert receive(client, b"".join(frames[1:]), step) == [Fragment(b"abc", False), Fragment(b"", True)]
+
+    @each_step
+    def test_skip_the_rest(self, step):
+        # What is skipped is inflated all the same, or the context would lack it.
+        server = make_compressed(DeflateParameters())
+        client = make_compressed(DeflateParameters(), is_client=True)
+        frames = [
+            server.serialize_fragment(first, b"Hello" if first < 0x80 else b"", True) for first in (1, 0, 0, 0x80)
+        ]
+        client.stream()
+        assert receive(client, frames[0], step) == [Fragment("Hello", False)]
+        client.skip_stream()
+        octets = b"".join(frames[1:]) + server.serialize(1, b"Hello Hello")
+        assert receive(client, octets, step) == ["Hello Hello"]
+
+
+def inflate_frames(octets):
+    """Return the first octets of a message's frames, and its inflated payload."""
+    receiver = Protocol(is_client=True, assembles=False)
+    # The receiver agreed on nothing, so it gets a binary message without the bit.
+    assert octets[0] & 0x40
+    feed(receiver, bytes([octets[0] & 0x80 | 0x02]) + octets[1:], sys.maxsize)
+    frames = [event for event in take_all(receiver) if isinstance(event, WebSocketFrame)]
+    payload = zlib.decompressobj(-15).decompress(b"".join(frame.payload for frame in frames) + DEFLATE_TAIL)
+    return [octets[0], *(frame.first_octet for frame in frames[1:])], payload
+
+
+class TestSerializeCompressed:
+    def test_one_frame(self):
+        octets = make_compressed().serialize(Opcode.TEXT, b"Hello" * 10)
+        assert octets[0] == 0xC1
+        assert len(octets) < 20
+        assert inflate_frames(octets) == ([0xC1], b"Hello" * 10)
+
+    def test_bit_is_on_the_first_fragment_alone(self):
+        server = make_compressed(fragmentation_threshold=1000)
+        octets = server.serialize(Opcode.BINARY, (NOISE[:2500] + bytes(5000)))
+        # What is fragmented is what goes out.
+        assert inflate_frames(octets) == ([0x42, 0x00, 0x80], NOISE[:2500] + bytes(5000))
+
+    @pytest.mark.parametrize("agreed", [FORGETFUL, DeflateParameters()], ids=["forgets", "takes over"])
+    def test_threshold(self, agreed):
+        server = make_compressed(agreed, deflate={"threshold": 20})
+        assert server.serialize(Opcode.TEXT, b"a" * 19) == b"\x81\x13" + b"a" * 19
+        assert inflate_frames(server.serialize(Opcode.TEXT, b"a" * 20)) == ([0xC1], b"a" * 20)
+
+    @pytest.mark.parametrize("agreed", [FORGETFUL, DeflateParameters()], ids=["forgets", "takes over"])
+    def test_not_this_one(self, agreed):
+        server = make_compressed(agreed)
+        client = make_compressed(agreed, is_client=True)
+        octets = [server.serialize(Opcode.TEXT, b"Hello" * 10, compresses) for compresses in (True, False, True)]
+        assert octets[1] == b"\x81\x32" + b"Hello" * 10
+        assert receive(client, b"".join(octets)) == ["Hello" * 10] * 3
+
+    def test_what_does_not_shrink_goes_as_it_is(self):
+        server = make_compressed()
+        assert server.serialize(Opcode.BINARY, NOISE[:100]) == b"\x82\x64" + NOISE[:100]
+        assert server.serialize(Opcode.TEXT, b"") == b"\x81\x00"
+        assert server.serialize(Opcode.TEXT, b"a") == b"\x81\x01a"
+
+    def test_what_a_context_has_seen_goes_compressed(self):
+        agreed = DeflateParameters()
+        server, client = make_compressed(agreed), make_compressed(agreed, is_client=True)
+        octets = [server.serialize(Opcode.BINARY, payload) for payload in (NOISE[:100], b"", NOISE[:100], b"a")]
+        assert [each[0] for each in octets] == [0xC2] * 4
+        assert len(octets[0]) > 102
+        assert len(octets[2]) < 20
+        assert receive(client, b"".join(octets)) == [NOISE[:100], b"", NOISE[:100], b"a"]
+
+    @pytest.mark.parametrize("agreed", [FORGETFUL, DeflateParameters()], ids=["forgets", "takes over"])
+    @pytest.mark.parametrize(("threshold", "count"), [(0, 1), (40, 6)])
+    def test_client_masks_each_frame(self, threshold, count, agreed):
+        client = make_compressed(agreed, is_client=True, fragmentation_threshold=threshold)
+        server = make_compressed(agreed, assembles=False)
+        octets = client.serialize(Opcode.BINARY, NOISE[:200] + bytes(50))
+        frames = [event for event in receive(server, octets) if isinstance(event, WebSocketFrame)]
+        assert [frame.rsv1 for frame in frames] == [True, *[False] * (count - 1)]
+        assert receive(make_compressed(agreed), octets) == [NOISE[:200] + bytes(50)]
+
+    def test_without_agreement(self, server):
+        assert not server.compresses()
+        assert server.serialize(Opcode.TEXT, b"Hello" * 10, True) == b"\x81\x32" + b"Hello" * 10
+        assert make_compressed().compresses()
+
+    @pytest.mark.parametrize("is_client", [False, True], ids=["server", "client"])
+    @pytest.mark.parametrize("agreed", [FORGETFUL, DeflateParameters()], ids=["forgets", "takes over"])
+    @pytest.mark.parametrize(
+        "pieces", [[b"Hello"], [b""], [b"", b"a", b""], [b"Hello", NOISE[:1000], b"", b"Hello"], [bytes(70_000)] * 3]
+    )
+    def test_fragments(self, pieces, agreed, is_client):
+        sender = make_compressed(agreed, is_client=is_client)
+        receiver = make_compressed(agreed, is_client=not is_client)
+        for _ in range(2):
+            octets = [sender.serialize_fragment(0 if at else 2, piece, True) for at, piece in enumerate(pieces)]
+            octets.append(sender.serialize_fragment(0x80, b"", True))
+            assert [each[0] for each in octets] == [0x42, *[0x00] * (len(pieces) - 1), 0x80]
+            assert receive(receiver, b"".join(octets)) == [b"".join(pieces)]
+            # Others may go between two fragmented ones.
+            assert receive(receiver, sender.serialize(Opcode.TEXT, b"between")) == ["between"]
+
+    def test_fragments_that_are_not_compressed(self):
+        server = make_compressed()
+        octets = [server.serialize_fragment(*fragment, False) for fragment in ((1, b"Hel"), (0, b"lo"), (0x80, b""))]
+        assert octets == [b"\x01\x03Hel", b"\x00\x02lo", b"\x80\x00"]
+
+    def test_fragments_without_agreement(self, server):
+        octets = [server.serialize_fragment(*fragment, True) for fragment in ((1, b"Hel"), (0, b"lo"), (0x80, b""))]
+        assert octets == [b"\x01\x03Hel", b"\x00\x02lo", b"\x80\x00"]
+
+
+class TestSharingKey:
+    def test_the_same_parameters(self):
+        assert Protocol().make_sharing_key() == Protocol().make_sharing_key() is not None
+        agreed = DeflateParameters(True, False, 12, 9)
+        assert make_compressed(agreed).make_sharing_key() == make_compressed(agreed).make_sharing_key()
+        # How the other side compresses is of no matter.
+        assert (
+            make_compressed(agreed).make_sharing_key()
+            == make_compressed(
+                agreed._replace(client_max_window_bits=None, client_no_context_takeover=True)
+            ).make_sharing_key()
+        )
+
+    def test_others(self):
+        protocols = [
+            Protocol(),
+            Protocol(fragmentation_threshold=100),
+            make_compressed(),
+            make_compressed(fragmentation_threshold=100),
+            make_compressed(DeflateParameters(True, True, 9)),
+            make_compressed(deflate={"level": 9}),
+            make_compressed(deflate={"memory_level": 9}),
+            make_compressed(deflate={"threshold": 9}),
+        ]
+        keys = [protocol.make_sharing_key() for protocol in protocols]
+        assert None not in keys
+        assert len(set(keys)) == len(keys)
+
+    def test_none(self):
+        assert Protocol(is_client=True).make_sharing_key() is None
+        assert make_compressed(is_client=True).make_sharing_key() is None
+        assert make_compressed(DeflateParameters(False, True)).make_sharing_key() is None
+
+
+class TestPreparedMessage:
+    def test_what_it_holds(self):
+        message = PreparedMessage(Opcode.TEXT, b"Hello", True)
+        assert (len(message), message.is_droppable) == (5, False)
+        assert PreparedMessage(Opcode.TEXT, b"Hello", True, is_droppable=True).is_droppable
+
+    def test_made_once_for_those_that_share(self):
+        compressors = Compressors()
+        message = PreparedMessage(Opcode.BINARY, b"Hello" * 100, True)
+        plain = [message.serialize(Protocol()) for _ in range(2)]
+        compressed = [message.serialize(make_compressed(compressors=compressors)) for _ in range(3)]
+        assert plain[0] is plain[1]
+        assert compressed[0] is compressed[1] is compressed[2]
+        assert plain[0] == Protocol().serialize(Opcode.BINARY, b"Hello" * 100)
+        assert inflate_frames(compressed[0]) == ([0xC2], b"Hello" * 100)
+
+    def test_made_for_each_set_of_parameters(self):
+        message = PreparedMessage(Opcode.TEXT, b"Hello" * 10, True)
+        assert message.serialize(Protocol(fragmentation_threshold=30))[0] == 0x01
+        assert message.serialize(Protocol())[0] == 0x81
+        assert message.serialize(make_compressed())[0] == 0xC1
+        assert message.serialize(make_compressed(deflate={"threshold": 1000}))[0] == 0x81
+
+    def test_a_context_of_its_own(self):
+        agreed = DeflateParameters()
+        servers, clients = (
+            [make_compressed(agreed) for _ in range(2)],
+            [make_compressed(agreed, is_client=True) for _ in range(2)],
+        )
+        # The second connection has sent it before.
+        message = PreparedMessage(Opcode.BINARY, NOISE[:300], True)
+        assert receive(clients[1], message.serialize(servers[1])) == [NOISE[:300]]
+        octets = [message.serialize(server) for server in servers]
+        assert len(octets[0]) > 300 > 50 > len(octets[1])
+        for client, each in zip(clients, octets, strict=True):
+            assert receive(client, each) == [NOISE[:300]]
+
+    def test_client_masks_each_time(self):
+        message = PreparedMessage(Opcode.TEXT, b"Hello" * 10, True)
+        for client in (Protocol(is_client=True), make_compressed(is_client=True)):
+            octets = {message.serialize(client) for _ in range(3)}
+            assert len(octets) > 1
+            for each in octets:
+                assert receive(make_compressed(), each) == ["Hello" * 10]
+
+    def test_not_compressed(self):
+        message = PreparedMessage(Opcode.TEXT, b"Hello" * 10, False)
+        for server in (make_compressed(), make_compressed(DeflateParameters()), Protocol()):
+            assert message.serialize(server) == b"\x81\x32" + b"Hello" * 10
+
+    @pytest.mark.parametrize("agreed", [None, FORGETFUL, DeflateParameters()], ids=["plain", "forgets", "takes over"])
+    @pytest.mark.parametrize("compresses", [True, False])
+    def test_fragments(self, compresses, agreed):
+        server = Protocol() if agreed is None else make_compressed(agreed)
+        client = Protocol(is_client=True) if agreed is None else make_compressed(agreed, is_client=True)
+        fragments = [
+            PreparedMessage(first, payload, compresses, is_fragment=True)
+            for first, payload in ((2, NOISE[:30_000]), (0, b"a"), (0x80, b""))
+        ]
+        assert list(map(len, fragments)) == [30_000, 1, 0]
+        octets = [fragment.serialize(server) for fragment in fragments]
+        # One frame each, whatever the threshold is.
+        assert [each[0] for each in octets] == [0x42 if compresses and agreed else 0x02, 0x00, 0x80]
+        assert receive(client, b"".join(octets)) == [NOISE[:30_000] + b"a"]
+
+
 def test_receive_octets(server):
     frame = from_client(0x81, b"Hello")
     server.receive_octets(b"")
@@ -791,3 +1476,63 @@ class TestAnySplit:
         for name in ("close_code", "close_reason", "is_close_received", "latest_pong", "sent_close_code"):
             assert getattr(whole, name) == getattr(slow, name)
         assert getattr(whole.failure, "close_code", None) == getattr(slow.failure, "close_code", None)
+
+
+compressible = st.binary(max_size=100) | st.builds(
+    lambda text, count: text * count, st.binary(max_size=9), st.integers(0, 300)
+)
+all_agreements = st.builds(
+    DeflateParameters, st.booleans(), st.booleans(), st.none() | st.integers(8, 15), st.none() | st.integers(8, 15)
+)
+
+
+class TestAnyCompressedConversation:
+    @given(
+        st.lists(st.tuples(st.text(max_size=60) | compressible, st.booleans()), max_size=6),
+        all_agreements,
+        st.booleans(),
+        st.sampled_from([0, 1, 5, 100]),
+        st.sampled_from([0, 10, 50]),
+        st.integers(1, 60) | st.just(sys.maxsize),
+    )
+    @settings(max_examples=150)
+    def test_same_messages(self, messages, agreed, is_client, fragmentation_threshold, threshold, step):
+        sender = make_compressed(
+            agreed,
+            is_client=is_client,
+            fragmentation_threshold=fragmentation_threshold,
+            deflate={"threshold": threshold},
+        )
+        receiver = make_compressed(agreed, is_client=not is_client)
+        for message, compresses in messages:
+            opcode, payload = (1, message.encode()) if isinstance(message, str) else (2, message)
+            assert receive(receiver, sender.serialize(opcode, payload, compresses), step) == [message]
+        assert receiver.failure is None
+
+    @given(st.lists(compressible, min_size=1, max_size=6), all_agreements, st.booleans(), st.integers(1, 60))
+    @settings(max_examples=100)
+    def test_same_fragments(self, pieces, agreed, is_client, step):
+        sender = make_compressed(agreed, is_client=is_client)
+        receiver = make_compressed(agreed, is_client=not is_client)
+        streaming = make_compressed(agreed, is_client=not is_client)
+        for _ in range(2):
+            octets = [sender.serialize_fragment(0 if at else 2, piece, True) for at, piece in enumerate(pieces)]
+            octets.append(sender.serialize_fragment(0x80, b"", True))
+            assert receive(receiver, b"".join(octets), step) == [b"".join(pieces)]
+            streaming.stream()
+            found = receive(streaming, b"".join(octets), step)
+            assert [piece.fin for piece in found] == [False] * len(pieces) + [True]
+            assert b"".join(piece.payload for piece in found) == b"".join(pieces)
+
+    @given(st.binary(max_size=60), st.booleans(), st.booleans())
+    @settings(max_examples=300)
+    def test_rubbish_is_the_same_whole_and_octet_by_octet(self, octets, takes_over, assembles):
+        agreed = DeflateParameters(not takes_over, not takes_over)
+        octets = b"\xc1" + bytes([len(octets)]) + octets
+        whole, slow = (
+            make_compressed(agreed, is_client=True, assembles=assembles, max_message_size=500) for _ in range(2)
+        )
+        assert receive(whole, octets) == receive(slow, octets, 1)
+        # Only what is too big and no text, too, may be called either.
+        codes = {getattr(protocol.failure, "close_code", None) for protocol in (whole, slow)}
+        assert len(codes) == 1 or codes == {1007, 1009}
