@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gevent import Timeout, get_hub
+from gevent.ssl import SSLError
 from greenlet import GreenletExit, getcurrent
 
 from geventws.config import ServerConfig
@@ -141,7 +142,7 @@ class Host:
         return configs if config is None else [*configs, (config, self.views)]
 
     def _limit_handshake(self, wrap: Callable[..., Any]) -> Callable[..., Any]:
-        """Return what stands in for ``http_server.wrap_socket``: the same, within ``header_timeout``."""
+        """Return what stands in for ``http_server.wrap_socket``: within ``header_timeout``, a failure one line."""
 
         # With a `__wrapped__`, which leads to the TLS context for who looks for it.
         @functools.wraps(wrap)
@@ -149,20 +150,21 @@ class Host:
             config = getattr(self._http_server.handler_class, "config", None)
             config = config if isinstance(config, ServerConfig) else None
             seconds = self.get_head_limits(config).header_timeout
-            if seconds is None:
-                return wrap(sock, **options)
             client = _name_client(sock)
             # The TLS socket closes itself for an OSError, which a Timeout is not.
-            expired = TimeoutError()
+            expired = TimeoutError(f"it was not complete within {seconds} s")
             try:
                 with Timeout(seconds, expired):
                     return wrap(sock, **options)
             except TimeoutError as error:
-                if error is not expired:
+                if error is not expired or seconds is None:
                     raise
-            self.count_limit("header_timeout", seconds, config)
-            self._http_server.error_log.write(f"no TLS handshake was complete within {seconds} s from {client}\n")
-            # It ends the connection's greenlet, and no traceback of it is printed.
+                self.count_limit("header_timeout", seconds, config)
+                failure: OSError = error
+            except (SSLError, ConnectionError) as error:
+                failure = error
+            # gevent writes a traceback for each, and a client can cause these at will.
+            self._http_server.error_log.write(f"the TLS handshake of {client} failed: {failure}\n")
             raise GreenletExit
 
         return wrap_socket

@@ -178,6 +178,7 @@ def test_a_line_that_is_no_header_field(line):
 )
 def test_a_broken_head_is_one_line_in_the_log(octets, capfd):
     class Handler(WebSocketHandler):
+        # No limit on the number of fields but pywsgi's own.
         config = None
 
     with running(make_http(app, handler_class=Handler)) as http, RawClient(http) as client:

@@ -10,7 +10,18 @@ import pytest
 from geventws import WebSocketHandler, WebSocketServer
 from geventws.config import ServerConfig
 from geventws.host import HeadLimits, Mount, get_host
-from tests.support import RawClient, make_frame, make_http, open_client, record, running, start_child, wait_until
+from tests.support import (
+    RawClient,
+    make_frame,
+    make_http,
+    make_tls_context,
+    open_client,
+    record,
+    run_hub,
+    running,
+    start_child,
+    wait_until,
+)
 
 
 def test_an_http_server_has_one():
@@ -190,3 +201,31 @@ def test_a_listener_of_close_may_ask_the_host():
             wait_until(lambda: get_host(http).connections)
         connection = closed.get()[1]
         assert connection not in get_host(http).connections
+
+
+@pytest.mark.parametrize(
+    "octets", [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01", bytes(300)], ids=["http", "cut off", "zeros"]
+)
+@pytest.mark.parametrize("end", ["shut", "reset"])
+def test_a_failed_tls_handshake_is_one_line_in_the_log(octets, end, capfd):
+    http = make_http(ssl_context=make_tls_context())
+    WebSocketServer(http_server=http, header_timeout=None)
+    with running(http):
+        with RawClient(http) as client:
+            port = client.sock.getsockname()[1]
+            client.send(octets)
+            if end == "shut":
+                client.shut_write()
+                client.read_end()
+            else:
+                run_hub()
+                client.reset()
+            wait_until(lambda: http.error_log)
+        with RawClient(http, tls=True) as client:
+            client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert client.read_answer()[0] == 404
+    (line,) = http.error_log
+    assert line.startswith(f"the TLS handshake of ('127.0.0.1', {port}) failed: ")
+    assert line.endswith("\n")
+    assert line.count("\n") == 1
+    assert capfd.readouterr().err == ""
