@@ -53,7 +53,7 @@ cdef class Protocol(Inbox):
     @cython.locals(size=Py_ssize_t)
     cdef object _parse(self, bytearray buffer, Py_ssize_t start, Py_ssize_t stop)
 
-    @cython.locals(first=int, second=int, size=Py_ssize_t, at=Py_ssize_t)
+    @cython.locals(first=int, second=int, size=Py_ssize_t, at=Py_ssize_t, last=uint32_t)
     cdef Py_ssize_t _parse_header(self, bytearray buffer, Py_ssize_t start, Py_ssize_t stop) except -1
 
     @cython.locals(opcode=int)

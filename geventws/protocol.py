@@ -258,7 +258,9 @@ class Protocol(Inbox):
         if not self._is_client:
             if stop < at + 4:
                 return 0
-            self._key = buffer[at] | buffer[at + 1] << 8 | buffer[at + 2] << 16 | buffer[at + 3] << 24
+            # An octet is an int in C, too small for its highest bit in this place: so the last one has a name and a type.
+            last = buffer[at + 3]
+            self._key = buffer[at] | buffer[at + 1] << 8 | buffer[at + 2] << 16 | last << 24
             at += 4
         if not first & 0x08:
             self._begin_data_frame(first, size)
