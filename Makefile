@@ -5,6 +5,7 @@
 #   make test-plain  the same on the plain Python build
 #   make check       lint, types, docs, test, test-plain and coverage
 #   make autobahn    the Autobahn cases against the server and the client; see tests/autobahn/README.md
+#   make fuzz        change the inputs of tests/fuzz at random (its README.md says more)
 #   make help        all the targets
 #
 # PYTHON=python3.12 chooses the interpreter, TESTS="tests/test_server.py -x" what pytest gets,
@@ -16,11 +17,18 @@ TESTS ?= tests
 COVERAGE ?= 95
 CORE_COVERAGE ?= 100
 
+# What `make fuzz` runs, how often and on which build; SEED=1 makes it repeatable, SECONDS=60 ends it.
+TARGET ?= all
+RUNS ?= $(if $(SECONDS),,100000)
+BUILD ?= compiled
+
 CORE = errors masking frames headers cookies proxies inbox deflate handshake protocol prepared
 
 VENV = .venv
 # The tools read and measure Python, so they work on a plain build.
 PLAIN = .venv-plain
+# The compiled build in which every access to memory is checked.
+ASAN = .venv-asan
 
 PIP_INSTALL = -m pip install --quiet --quiet --disable-pip-version-check
 # The folders stand here too: they change when a file is removed.
@@ -36,11 +44,11 @@ TELL_PLAIN_BUILD = -I -c 'import geventws; print("geventws", geventws.__version_
 # Two builds in one folder at once would disturb each other.
 .NOTPARALLEL:
 .PHONY: help demo test test-plain test-core check lint format types docs coverage clean
-.PHONY: autobahn autobahn-server autobahn-client
+.PHONY: autobahn autobahn-server autobahn-client fuzz fuzz-guided asan
 
 help:
 	@echo "make demo | test | test-plain | test-core | check | lint | format | types | docs | coverage | clean"
-	@echo "make autobahn | autobahn-server | autobahn-client"
+	@echo "make autobahn | autobahn-server | autobahn-client | fuzz | fuzz-guided | asan"
 
 demo: $(VENV)/.installed
 	@$(VENV)/bin/geventws demo
@@ -87,7 +95,6 @@ coverage: $(PLAIN)/.tools
 CASES ?= quick
 EXCLUDE ?=
 ENGINE ?= auto
-BUILD ?= compiled
 STYLE ?= event
 DEFLATE ?= fresh
 AUTOBAHN_TIMEOUT ?= 3600
@@ -104,8 +111,37 @@ autobahn-server autobahn-client: autobahn-%: $(AUTOBAHN)/.installed $(BUILT)
 		--home $(AUTOBAHN) --reports $(AUTOBAHN)/reports/$*-$(BUILD)-$(STYLE)-$(DEFLATE) --timeout $(AUTOBAHN_TIMEOUT) -- \
 		$(dir $(BUILT))bin/python tests/autobahn/testee.py --build $(BUILD) --style $(STYLE) --deflate $(DEFLATE) $*
 
+FUZZ_OPTIONS = $(TARGET) --build $(BUILD) $(if $(RUNS),--runs $(RUNS)) $(if $(SEED),--seed $(SEED)) \
+	$(if $(SECONDS),--seconds $(SECONDS))
+ifeq ($(BUILD),plain)
+FUZZED = $(PLAIN)
+fuzz: $(PLAIN)/.core
+else
+FUZZED = $(VENV)
+fuzz: $(VENV)/.installed
+endif
+fuzz:
+	cd tests && ../$(FUZZED)/bin/python -m fuzz $(FUZZ_OPTIONS)
+
+# What it finds lies in build/fuzz, and the next `make fuzz` begins with it.
+fuzz-guided: BUILD = plain
+fuzz-guided: $(PLAIN)/.fuzz
+	cd tests && ../$(PLAIN)/bin/python -m fuzz --guided $(FUZZ_OPTIONS)
+
+# gevent moves the stacks of its greenlets, which the checks of stack variables take for a fault.
+ASAN_CFLAGS = -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g --param=asan-stack=0
+ASAN_RUN = env LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc
+ASAN_TESTS ?= $(wildcard $(patsubst %,tests/test_%.py,$(CORE) fuzz transport sockets))
+# -s: a report goes to the standard error of a process that ends at once.
+asan: $(ASAN)/.test
+	@cd tests && ! $(ASAN_RUN) ../$(ASAN)/bin/python -c 'from geventws.masking import unmask; unmask(b"abc", 0, 4096, 1, 0)' \
+		2>/dev/null || { echo "AddressSanitizer finds nothing where there is something"; exit 1; }
+	$(ASAN_RUN) $(ASAN)/bin/pytest -s -q $(ASAN_TESTS)
+	cd tests && $(ASAN_RUN) ../$(ASAN)/bin/python -m fuzz $(FUZZ_OPTIONS)
+
 clean:
-	rm -rf .venv .venv-plain .autobahn build dist geventws.egg-info docs/_build htmlcov .mypy_cache .pytest_cache .ruff_cache \
+	rm -rf .venv .venv-plain .venv-asan .autobahn build dist geventws.egg-info docs/_build htmlcov .mypy_cache .pytest_cache .ruff_cache \
 		.hypothesis .coverage .coverage.*
 	find geventws tests -name __pycache__ -prune -exec rm -rf {} +
 	rm -f geventws/*.so
@@ -140,7 +176,21 @@ $(AUTOBAHN)/.installed: tests/autobahn/install.sh
 	@PYTHON=$(PYTHON) tests/autobahn/install.sh $(AUTOBAHN)
 	@touch $@
 
-$(VENV)/bin/python $(PLAIN)/bin/python:
+$(PLAIN)/.fuzz: $(SOURCES) | $(PLAIN)/bin/python
+	@GEVENTWS_BUILD=plain $(PLAIN)/bin/python $(PIP_INSTALL) '.[fuzz]'
+	@$(PLAIN)/bin/python $(TELL_PLAIN_BUILD)
+	@touch $@
+
+# In a folder of its own: another build would take its objects for its own.
+$(ASAN)/.test: $(SOURCES) | $(ASAN)/bin/python
+	@echo "Building geventws with the checks of AddressSanitizer (some minutes)"
+	@rm -rf build/asan && mkdir -p build/asan
+	@cp -R pyproject.toml setup.py MANIFEST.in LICENSE README.md geventws build/asan
+	@GEVENTWS_BUILD=compiled CFLAGS="$(ASAN_CFLAGS)" LDFLAGS="-fsanitize=address,undefined" \
+		$(ASAN)/bin/python $(PIP_INSTALL) ./build/asan pytest hypothesis
+	@touch $@
+
+$(VENV)/bin/python $(PLAIN)/bin/python $(ASAN)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "geventws needs Python 3.10 or later; choose one with make PYTHON=..."; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
