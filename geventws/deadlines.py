@@ -35,6 +35,7 @@ class Timekeeper(Endpoint):
         "_ping_payload",
         "_ping_sent_at",
         "_ping_time",
+        "_stuck_since",
         "_timer",
         "_timer_deadline",
     )
@@ -53,6 +54,8 @@ class Timekeeper(Endpoint):
         self._timer: Any = None
         self._timer_deadline = NEVER
         self._latency: float | None = None
+        # The progress of the output after which `send_timeout` was met once.
+        self._stuck_since = NEVER
         self._ping_payload: bytes | None = None
         self._ping_sent_at = self._last_received
         # When the keepalive ping that waits for an answer went to the kernel; 0.0 without one.
@@ -142,11 +145,13 @@ class Timekeeper(Endpoint):
 
     def _on_send_timeout(self) -> None:
         """Drop a peer that takes nothing, unless there is room now that our own hub had no time to fill."""
-        before = self._output_size
-        self._on_writable()
-        if self._wire is not None and self._output_size == before:
-            stuck = self._dispatcher.now() - self._last_progress
-            self._lose(f"the peer took no octet for {stuck:.3f} s", None)
+        if self._stuck_since != self._last_progress:
+            # Timers come before the news of room: those have their turn before this comes again. To write at once
+            # would find what little room the kernel makes for a peer that does not read, and count it as progress.
+            self._stuck_since = self._last_progress
+            return
+        stuck = self._dispatcher.now() - self._last_progress
+        self._lose(f"the peer took no octet for {stuck:.3f} s", None)
 
     def _on_output_pending(self) -> None:
         self._set_deadline(self._send_deadline())

@@ -95,6 +95,15 @@ def test_send_timeout():
         assert "took no octet for 0.0" in connection.close_cause
 
 
+def test_send_timeout_is_not_taken_twice():
+    """The little room that the kernel makes for a peer that does not read is no progress."""
+    with paired(is_narrow=True, send_timeout=0.4) as (_, connection):
+        started = time.monotonic()
+        connection.send_nowait(bytes(5_000_000))
+        assert connection.wait_closed()
+        assert 0.4 <= time.monotonic() - started < 0.7
+
+
 def test_send_timeout_counts_from_the_last_octet():
     with paired(is_narrow=True, send_timeout=0.2) as (client, connection):
         connection.send_nowait(bytes(2_000_000))
