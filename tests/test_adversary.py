@@ -190,7 +190,7 @@ def test_a_broken_frame_fails_the_connection(fort, octets, code):
         assert fort.take_end() == (code, "local")
 
 
-def test_everything_at_once():
+def test_everything_at_once(caplog):
     """All the broken frames, many times over and in all styles, while the bystander has its echoes."""
     with many_descriptors(4096), besieged() as fort:
 
@@ -202,6 +202,8 @@ def test_everything_at_once():
         attackers = [gevent.spawn(attack, path, *values) for values, path in attacks * 4]
         gevent.joinall(attackers, raise_error=True)
         assert sorted(fort.ends) == sorted((values[1], "local") for values, _ in attacks * 4)
+    # What peers do wrong is no news; a busy machine may be.
+    assert [record for record in caplog.records if "stood still" not in record.getMessage()] == []
 
 
 @pytest.mark.parametrize("assembles", [True, False])
