@@ -265,6 +265,8 @@ class Compressors:
 
 
 def _make_compressor(level: int, bits: int, memory_level: int) -> zlib._Compress:
+    # A hash table much larger than the window, which a client may make small, costs zlib up to four times the time.
+    memory_level = min(memory_level, max(5, bits - 6))
     # zlib has no compressor with a window of 256 octets; run-length matches have a distance of one, and fit into any.
     strategy = zlib.Z_RLE if bits == 8 else zlib.Z_DEFAULT_STRATEGY
     return zlib.compressobj(level, zlib.DEFLATED, -max(bits, 9), memory_level, strategy)

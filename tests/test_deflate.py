@@ -542,6 +542,15 @@ class TestCompress:
         sizes = {len(make(memory_level=level).compress(NOISE + JSON)) for level in (1, 9)}
         assert len(sizes) == 2
 
+    @pytest.mark.parametrize(("bits", "most"), [(8, 5), (9, 5), (11, 5), (12, 6), (14, 8), (15, 9)])
+    def test_memory_level_of_a_small_window(self, bits, most):
+        # The level shows in where blocks end.
+        message = NOISE + JSON
+        agreed = DeflateParameters(True, True, bits)
+        octets = make(agreed, memory_level=most).compress(message)
+        assert make(agreed, memory_level=9).compress(message) == octets
+        assert make(agreed, memory_level=most - 1).compress(message) != octets
+
     @every_agreement
     def test_fragments_of_unknown_number(self, agreed):
         # 7.2.1: what is not at the message's end keeps the octets that end each flushed block.
