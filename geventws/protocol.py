@@ -258,7 +258,7 @@ class Protocol(Inbox):
         if not self._is_client:
             if stop < at + 4:
                 return 0
-            # An octet is an int in C, too small for its highest bit in this place: so the last one has a name and a type.
+            # An octet is an int in C, too small for its highest bit in this place: the last one has a name and a type.
             last = buffer[at + 3]
             self._key = buffer[at] | buffer[at + 1] << 8 | buffer[at + 2] << 16 | last << 24
             at += 4
