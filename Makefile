@@ -22,7 +22,7 @@ TARGET ?= all
 RUNS ?= $(if $(SECONDS),,100000)
 BUILD ?= compiled
 
-CORE = errors masking frames headers cookies proxies inbox deflate handshake protocol prepared
+CORE = errors masking frames headers cookies proxies inbox deflate handshake protocol prepared trace
 
 VENV = .venv
 # The tools read and measure Python, so they work on a plain build.

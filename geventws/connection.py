@@ -156,12 +156,22 @@ class WebSocketConnection(Receiver):
     # Flow and end
 
     def pause(self) -> None:
-        """Stop reading and delivering (seed: pause); the peer is not dropped for silence meanwhile."""
+        """Stop reading and delivering (seed: pause); the peer is not dropped for silence meanwhile.
+
+        Raises:
+            InvalidState: Called in another thread.
+        """
+        self._check_thread("pause")
         self._is_paused = True
         self._update_reading()
 
     def resume(self) -> None:
-        """Undo `pause`."""
+        """Undo `pause`.
+
+        Raises:
+            InvalidState: Called in another thread.
+        """
+        self._check_thread("resume")
         self._is_paused = False
         self._update_reading()
         self._make_ready()
@@ -182,12 +192,23 @@ class WebSocketConnection(Receiver):
         Raises:
             TypeError: ``code`` is no int, or ``reason`` no str.
             ValueError: The code may not be sent (7.4), or the reason has over 123 octets.
+            InvalidState: Called in another thread.
         """
         check_close(1000 if skip_close_frame and isinstance(code, int) else code, reason)
+        self._check_thread("drop")
+        self._drop_and_emit(code, reason, skip_close_frame, f"we dropped it with {code}")
+
+    def _drop_for(self, why: str, code: int, reason: str) -> None:
+        """Drop the connection for a reason that ``close_cause`` tells; in any thread."""
+        if self._is_foreign():
+            self._dispatcher.loop.run_callback_threadsafe(self._drop_for, why, code, reason)
+        else:
+            self._drop_and_emit(code, reason, False, f"we dropped it with {code} ({why})")
+
+    def _drop_and_emit(self, code: int, reason: str, skip_close_frame: bool, cause: str) -> None:
         if self._is_closed:
             return
-        self._deferred = None
-        self._drop(code, reason, skip_close_frame, "local", f"we dropped it with {code}")
+        self._drop(code, reason, skip_close_frame, "local", cause)
         current = getcurrent()
         if current is self._dispatcher.hub or self._is_close_emitted:
             return

@@ -124,24 +124,21 @@ class Timekeeper(Endpoint):
         self._close_deadline = NEVER
         if self._is_lingering:
             self._hang_up()
-        elif self._is_open:
+            return
+        if not self._is_open and not self._protocol.is_close_received:
+            # The peer's Close may have come, and our own hub had no time to read it.
+            self._on_readable()
+        if self._is_closed:
+            return
+        self._count_limit("close_timeout")
+        timeout = self._config.close_timeout
+        if self._is_open:
             # The application did not take the messages before the peer's Close, or before the violation, in time.
             self._settle()
         elif self._protocol.is_close_received:
-            self._finish_closing()
+            self._finish_closing(f"the peer did not take the rest within {timeout:.3f} s")
         else:
-            self._on_close_timeout()
-
-    def _on_close_timeout(self) -> None:
-        """Give the peer's Close up, unless it came and our own hub had no time to read it."""
-        self._on_readable()
-        if self._is_closed:
-            return
-        if self._protocol.is_close_received:
-            self._finish_closing()
-            return
-        timeout = self._config.close_timeout
-        self._lose(f"{self._close_cause}, and the peer sent no Close within {timeout:.3f} s", None)
+            self._lose(f"the peer sent no Close within {timeout:.3f} s", None)
 
     def _on_send_timeout(self) -> None:
         """Drop a peer that takes nothing, unless there is room now that our own hub had no time to fill."""
@@ -150,6 +147,7 @@ class Timekeeper(Endpoint):
             # would find what little room the kernel makes for a peer that does not read, and count it as progress.
             self._stuck_since = self._last_progress
             return
+        self._count_limit("send_timeout")
         stuck = self._dispatcher.now() - self._last_progress
         self._lose(f"the peer took no octet for {stuck:.3f} s", None)
 
@@ -202,9 +200,8 @@ class Timekeeper(Endpoint):
         self._on_readable()
         if self._last_received > before or not self._is_open or self._is_held():
             return
-        silent = self._dispatcher.now() - self._last_received
-        grace = self._config.keepalive_grace_period
-        self._lose(f"the peer did not answer a ping within {grace:.3f} s, after {silent:.3f} s of silence", None)
+        self._count_limit("keepalive_grace_period")
+        self._lose(f"the peer did not answer a ping within {self._config.keepalive_grace_period:.3f} s", None)
 
     def _send_ping(self, payload: bytes) -> None:
         self._flush()

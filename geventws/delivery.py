@@ -403,12 +403,12 @@ class Receiver(Sender):
     def _end_loop(self) -> None:
         """Close a connection whose request listener looped over the messages and has returned."""
         if self._receiver is getcurrent():
-            self.close()
+            self._close_for("its loop ended")
 
     def _abandon(self, how: str) -> None:
         """End a connection whose greenlet was killed: 1001 when the http server stops, else 1011."""
         if self._owner is not None and self._owner.is_stopping():
-            self.close(CloseCode.GOING_AWAY.value)
+            self._close_for(f"its greenlet was {how}, for the http server stops", CloseCode.GOING_AWAY.value)
         else:
             self._fail(CloseCode.INTERNAL_ERROR.value, "", f"we failed it: its greenlet was {how}")
 

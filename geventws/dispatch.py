@@ -153,13 +153,9 @@ class Dispatcher:
         self._now = now - self.stalled
 
     def log(self, level: int, message: str, *args: object) -> None:
-        """Log; a handler may block, which the hub cannot, so for the hub a greenlet does it."""
-        if not logger.isEnabledFor(level):
-            return
-        if getcurrent() is self.hub:
+        """Log in a greenlet of its own: a handler may block, which the hub cannot, and others should not here."""
+        if logger.isEnabledFor(level):
             spawn(logger.log, level, message, *args)
-        else:
-            logger.log(level, message, *args)
 
     # The ready list
 

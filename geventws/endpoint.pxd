@@ -43,6 +43,7 @@ cdef class Endpoint(Transport):
     @cython.locals(protocol=Protocol)
     cdef object _update_reading(self)
     cdef object _settle(self)
+    cdef str _add_figures(self, str cause)
     cdef object _start_timer(self)
     cdef object _stop_timer(self)
     cdef object _limit_closing(self)

@@ -5,6 +5,9 @@ reading (the peer's Close, a violation) is acted on by `_settle` once the messag
 delivered, so that a listener may still answer them; `close_timeout` bounds that. After a Close of
 ours for a failure the connection *lingers*: it is closed for the application, while the write side is
 shut and what still comes is read and discarded, so that the peer sees the Close and not a reset.
+
+The way to an end gives its sentence, and `_end` adds the figures: so every end tells its cause alike, to
+the application, in the errors and in the log.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from geventws.errors import ConnectionClosed
 from geventws.frames import CloseCode, is_sendable_close_code
 from geventws.protocol import HEADROOM, Protocol
 from geventws.sockets import END
+from geventws.trace import FrameTrace
 from geventws.transport import Transport
 
 if TYPE_CHECKING:
@@ -94,6 +98,8 @@ class Endpoint(Transport):
             assembles=config.assemble_fragments,
             deflate=None if deflate is None else self._make_deflate(deflate),
         )
+        if logger.isEnabledFor(logging.DEBUG):
+            self._trace = self._protocol.trace = FrameTrace(is_client=is_client)
         if early:
             self._protocol.receive_octets(early)
         self._context = contextvars.copy_context()
@@ -281,13 +287,13 @@ class Endpoint(Transport):
         self._flush()
         self._write(self._protocol.serialize_close(code, reason))
 
-    def _start_closing(self, code: int, reason: str) -> None:
-        """Begin the closing handshake (7.1.2)."""
+    def _start_closing(self, code: int, reason: str, why: str) -> None:
+        """Begin the closing handshake (7.1.2); ``why`` may be empty."""
         self._is_open = False
         self._protocol.discard()
         if self._broken is None:
             self._closed_by = "local"
-            self._close_cause = f"we closed with {code}"
+            self._close_cause = f"we closed with {code}" + (f" ({why})" if why else "")
             self._send_close(code, reason)
         else:
             # A loop that a failed `send` has ended closes, too: what ends the connection is the break.
@@ -308,6 +314,8 @@ class Endpoint(Transport):
         protocol = self._protocol
         if protocol.failure is not None:
             self._error = protocol.failure
+            if limit := getattr(protocol.failure, "limit", ""):
+                self._count_limit(limit)
             self._fail(protocol.failure.close_code, str(protocol.failure), f"we failed it: {protocol.failure}")
         elif protocol.is_close_received:
             self._answer_close()
@@ -327,10 +335,10 @@ class Endpoint(Transport):
         if self._broken is not None or not self._has_output():
             self._finish_closing()
 
-    def _finish_closing(self) -> None:
-        """Both Closes are through: end the TCP connection, the server first (7.1.1)."""
+    def _finish_closing(self, cause: str = "") -> None:
+        """Both Closes are through: end the TCP connection, the server first (7.1.1); ``cause`` tells what is not."""
         protocol = self._protocol
-        self._end(protocol.close_code, protocol.close_reason, self._closed_by or "peer", self._close_cause)
+        self._end(protocol.close_code, protocol.close_reason, self._closed_by or "peer", cause)
         if self._is_client or self._has_unread():
             self._linger(shuts_write=not self._is_client)
         else:
@@ -365,13 +373,10 @@ class Endpoint(Transport):
             if self._closed_by is None:
                 self._closed_by = "peer"
                 self._close_cause = f"the peer closed with {self._protocol.close_code}, and did not wait for an answer"
-            self._finish_closing()
+            self._finish_closing(cause if self._has_output() else "")
             return
         if error is not None:
             self._error = error
-        silent = self._dispatcher.now() - self._last_received
-        unsent = self._output_size + self._cork_size
-        cause = f"{cause}; silent for {silent:.3f} s, {unsent} octets unsent"
         self._end(CloseCode.ABNORMAL_CLOSURE.value, "", self._closed_by or "transport", cause)
         if may_read and self._has_output():
             self._linger(shuts_write=False)
@@ -382,7 +387,10 @@ class Endpoint(Transport):
         self._lose("the client was gone before the opening handshake was complete", None)
 
     def _end(self, code: int, reason: str, by: str, cause: str) -> None:
-        """Reach CLOSED, once; whoever waits is told."""
+        """Reach CLOSED, once; whoever waits is told.
+
+        An empty ``cause`` says that the closing handshake, whose own cause is known, ended in order.
+        """
         if self._is_closed:
             return
         self._is_open = False
@@ -390,12 +398,28 @@ class Endpoint(Transport):
         self._close_code = code
         self._close_reason = reason
         self._closed_by = by
-        self._close_cause = cause
+        self._close_cause = self._add_figures(", and ".join(filter(None, dict.fromkeys((self._close_cause, cause)))))
         self._close_deadline = NEVER
+        self._log_end(is_orderly=not cause)
         if self._closed_event is not None:
             self._closed_event.set()
         self._wake_senders()
         self._on_closed()
+
+    def _add_figures(self, cause: str) -> str:
+        silent = self._dispatcher.now() - self._last_received
+        return f"{cause}; silent for {silent:.3f} s, {self._count_unsent()} octets unsent"
+
+    def _log_end(self, *, is_orderly: bool) -> None:
+        """Tell the log, and of an end that is none in order also the last frames; both are for those who debug."""
+        trace = self._trace
+        self._trace = self._protocol.trace = None
+        story = (self, self._close_code, self._closed_by, self._close_cause)
+        if trace is None or is_orderly:
+            self._dispatcher.log(logging.DEBUG, "%r ended with %d by %s: %s", *story)
+        else:
+            frames = trace.describe() or "none"
+            self._dispatcher.log(logging.DEBUG, "%r ended with %d by %s: %s; the last frames: %s", *story, frames)
 
     def _linger(self, *, shuts_write: bool) -> None:
         """Read and discard until the peer is gone, or `close_timeout` has passed."""

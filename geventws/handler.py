@@ -248,7 +248,8 @@ class WebSocketHandler(WSGIHandler):
             request.end()
             if request.connection is not None:
                 # A framework turns what the view raises into a response of 500.
-                request.connection.close(1011 if self._has_failed else 1000)
+                code, why = (1011, "the view failed") if self._has_failed else (1000, "the view returned")
+                request.connection._close_for(why, code)
 
     def collect_headers(self) -> dict[str, list[str]]:
         """Return the request's fields by their lower-case names; what is no field stands under no name."""

@@ -173,7 +173,7 @@ class Host:
         """Stand in for ``http_server.close``: connections learn of it, nothing waits."""
         self._close()
         for connection in tuple(self.connections):
-            connection.close(1001)
+            connection._close_for("the http server is closed", 1001)
 
     def _stop_all(self, timeout: float | None = None) -> None:
         """Stand in for ``http_server.stop``: give the closing handshakes its time-out."""

@@ -39,6 +39,7 @@ cdef class Protocol(Inbox):
     cdef public str close_reason
     cdef public object sent_close_code
     cdef public bytes latest_pong
+    cdef public object trace
     cdef bytes _head
     cdef bytes _tail
     cdef bytearray _control

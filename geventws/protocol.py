@@ -25,6 +25,7 @@ from geventws.masking import extend_unmasked, unmask
 
 if TYPE_CHECKING:
     from geventws.deflate import Deflate
+    from geventws.trace import FrameTrace
 
 __all__ = ["HEADROOM", "Protocol"]
 
@@ -50,6 +51,7 @@ class Protocol(Inbox):
         is_close_received: Whether the peer's Close came; then ``close_code`` and ``close_reason`` are its.
         sent_close_code: The code of our own Close once it is serialised, else None.
         latest_pong: The payload of the last Pong that came in, or None.
+        trace: Where the headers of received frames are noted, None for nowhere.
     """
 
     __slots__ = (
@@ -88,6 +90,7 @@ class Protocol(Inbox):
         "replies",
         "reports_control",
         "sent_close_code",
+        "trace",
     )
 
     def __init__(
@@ -139,6 +142,7 @@ class Protocol(Inbox):
         self.close_reason = ""
         self.sent_close_code: int | None = None
         self.latest_pong: bytes | None = None
+        self.trace: FrameTrace | None = None
         self._head = b""
         self._backlog: bytearray | None = None
         # The frame in progress: octets that its payload still lacks, -1 between frames.
@@ -237,6 +241,8 @@ class Protocol(Inbox):
         """Parse a frame's header (5.2); return its size, or 0 where it is not complete."""
         if stop - start < 2:
             return 0
+        if self.trace is not None:
+            self.trace.note_received(buffer, start, stop)
         first = buffer[start]
         second = buffer[start + 1]
         if self._opcode or (first != 0x81 and first != 0x82):

@@ -204,7 +204,7 @@ class WebSocketRequest(Emitter):
         if self.is_client_gone:
             connection._lose_opening()
         elif self._mount.is_stopping():
-            connection.close(1001)
+            connection._close_for("the http server is closed", 1001)
 
     def _agree_on_deflate(self) -> DeflateParameters | None:
         options = self.config.deflate_options

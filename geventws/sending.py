@@ -27,7 +27,6 @@ from geventws.frames import (
     is_sendable_close_code,
     parse_close,
 )
-from geventws.inbox import QUEUE_OVERHEAD
 from geventws.prepared import PreparedMessage
 
 if TYPE_CHECKING:
@@ -39,8 +38,6 @@ if TYPE_CHECKING:
     from geventws.sockets import Stream
 
 __all__ = ["Sender", "check_message"]
-
-logger = logging.getLogger("geventws")
 
 _TEXT = 1
 _BINARY = 2
@@ -80,8 +77,7 @@ class Sender(Timekeeper):
     @property
     def buffered_amount(self) -> int:
         """The octets that wait to be sent, corked ones included."""
-        waiting = len(self._queue) * QUEUE_OVERHEAD if self._queue is not None else 0
-        return self._measure_output() - waiting
+        return self._count_waiting() + self._count_deferred()
 
     @property
     def dropped_message_count(self) -> int:
@@ -102,10 +98,19 @@ class Sender(Timekeeper):
         Raises:
             TypeError: ``code`` is no int, or ``reason`` no str.
             ValueError: The code may not be sent (7.4), or the reason has over 123 octets.
+            InvalidState: Called in another thread.
         """
         check_close(code, reason)
+        self._check_thread("close")
         if self._is_open:
-            self._start_closing(int(code), reason)
+            self._start_closing(int(code), reason, "")
+
+    def _close_for(self, why: str, code: int = 1000, reason: str = "") -> None:
+        """Start the closing handshake for a reason that ``close_cause`` tells; in any thread."""
+        if self._is_foreign():
+            self._dispatcher.loop.run_callback_threadsafe(self._close_for, why, code, reason)
+        elif self._is_open:
+            self._start_closing(code, reason, why)
 
     def send(self, message: str | bytes | bytearray | memoryview, *, compress: bool = True) -> None:
         """Send a message, as text or binary by its type (seed: send).
@@ -309,11 +314,14 @@ class Sender(Timekeeper):
         payload = bytes(payload)
         if len(payload) > MAX_CONTROL_PAYLOAD_SIZE:
             raise ValueError(f"the payload of a {name} has {len(payload)} octets; at most 125 may be sent (5.5)")
-        if self._is_foreign():
-            raise InvalidState(f"{name} was called in another thread than the connection's")
+        self._check_thread(name)
         if not self._is_open:
             raise self._make_closed_error()
         return payload
+
+    def _check_thread(self, name: str) -> None:
+        if self._is_foreign():
+            raise InvalidState(f"{name} was called in another thread than the connection's")
 
     def _is_foreign(self) -> bool:
         return bool(get_thread_id() != self._dispatcher.thread_id)
@@ -335,7 +343,7 @@ class Sender(Timekeeper):
         else:
             self._write(self._protocol.serialize(opcode, payload, compresses))
             if self._broken is not None:
-                raise ConnectionClosed(None, "", f"the connection broke: {self._broken}")
+                raise ConnectionClosed(None, "", self._add_figures(f"the connection broke: {self._broken}"))
             if not self._is_open:
                 # The message itself was more than the server's budget for output.
                 raise self._make_closed_error()
@@ -364,8 +372,13 @@ class Sender(Timekeeper):
         return bool(self._is_open)
 
     def _measure_output(self) -> int:
-        deferred = sum(map(len, self._deferred)) if self._deferred is not None else 0
-        return self._output_size + self._cork_size + deferred
+        return self._output_size + self._cork_size + self._count_deferred()
+
+    def _count_deferred(self) -> int:
+        return sum(map(len, self._deferred)) if self._deferred is not None else 0
+
+    def _count_unsent(self) -> int:
+        return self._discarded_size + self._count_waiting() + self._count_deferred()
 
     def _defer(self, entry: bytes | PreparedMessage) -> list[bytes | PreparedMessage]:
         """Keep a message until the fragmented one before it is complete."""
@@ -386,7 +399,8 @@ class Sender(Timekeeper):
         if not self._is_dropping:
             # Once until the peer has caught up: it may be thousands of messages.
             self._is_dropping = True
-            logger.warning(
+            self._dispatcher.log(
+                logging.WARNING,
                 "%r is a slow consumer, %d octets wait: its %s messages are dropped",
                 self,
                 self.buffered_amount,
@@ -402,7 +416,6 @@ class Sender(Timekeeper):
 
     def _discard_slow(self, cause: str) -> None:
         """Fail the connection of a peer that does not keep up: what waits is not sent."""
-        self._deferred = None
         self._drop(CloseCode.TRY_AGAIN_LATER.value, "slow consumer", False, "local", f"we failed it: {cause}")
 
     def _send_for_thread(self, message: PreparedMessage, future: concurrent.futures.Future[bool]) -> None:

@@ -176,9 +176,12 @@ class WebSocketServer(Emitter):
             ValueError: The code may not be sent, or the reason has over 123 octets.
         """
         check_close(code, reason)
+        self._close_all("close_all_connections", code, reason)
+
+    def _close_all(self, why: str, code: int, reason: str) -> None:
         self._expire_pending()
         for connection in tuple(self._registry.connections):
-            connection.close(code, reason)
+            connection._close_for(why, int(code), reason)
 
     def _expire_pending(self) -> None:
         for request in tuple(self._registry.pending):
@@ -202,7 +205,7 @@ class WebSocketServer(Emitter):
             raise ValueError("timeout and spread are seconds, and not negative")
         self.unmount()
         if not spread:
-            self.close_all_connections(code, reason)
+            self._close_all("shut_down", code, reason)
             closing = None
         else:
             self._expire_pending()
@@ -215,13 +218,13 @@ class WebSocketServer(Emitter):
         if closing is not None:
             closing.kill()
         for connection in tuple(self._registry.connections):
-            connection.drop(code, reason)
+            connection._drop_for("the time-out of shut_down", int(code), reason)
 
     def _close_spread(self, code: int, reason: str, spread: float) -> None:
         connections = tuple(self._registry.connections)
         started = monotonic()
         for count, connection in enumerate(connections, 1):
-            connection.close(code, reason)
+            connection._close_for("shut_down", int(code), reason)
             # By the clock: no sleep is exact, and with many connections what each has too much would add up.
             gevent.sleep(max(0.0, started + spread * count / len(connections) - monotonic()))
 

@@ -29,6 +29,8 @@ cdef class Transport(Emitter):
     cdef public OutputBudget _budget
     cdef Py_ssize_t _accounted_size
     cdef double _last_progress
+    cdef object _trace
+    cdef Py_ssize_t _discarded_size
     cdef bint _is_full
     cdef bint _is_reading
     cdef bint _waits_for_write_to_read
@@ -67,6 +69,8 @@ cdef class Transport(Emitter):
     cdef Py_ssize_t _drop_queued(self, Py_ssize_t size) except -1
     cdef bytes _serialize(self, object message)
     cdef bint _has_output(self) except -1
+    cdef Py_ssize_t _count_waiting(self) except? -9
+    cdef Py_ssize_t _count_unsent(self) except? -9
     @cython.locals(at=Py_ssize_t)
     cdef bint _is_frame_cut(self) except -1
     cdef object _discard_output(self)

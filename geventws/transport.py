@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from geventws.dispatch import Dispatcher
     from geventws.prepared import PreparedMessage
     from geventws.sockets import Stream
+    from geventws.trace import FrameTrace
 
 __all__ = ["CORK_SIZE", "WRITE_SIZE", "Transport"]
 
@@ -55,6 +56,7 @@ class Transport(Emitter):
         "_control",
         "_cork",
         "_cork_size",
+        "_discarded_size",
         "_dispatcher",
         "_is_full",
         "_is_reading",
@@ -66,6 +68,7 @@ class Transport(Emitter):
         "_read_watcher",
         "_send_mark",
         "_stream",
+        "_trace",
         "_waits_for_read_to_write",
         "_waits_for_write_to_read",
         "_wire",
@@ -103,6 +106,10 @@ class Transport(Emitter):
         self._is_full = False
         self._is_reading = False
         self._last_progress = 0.0
+        # Octets that were to be sent, and never will be.
+        self._discarded_size = 0
+        # Where the headers of frames are noted as these move to the kernel.
+        self._trace: FrameTrace | None = None
 
     # Reading
 
@@ -147,6 +154,8 @@ class Transport(Emitter):
             octets = self._uncork(octets)
         size = len(octets)
         if self._wire is None and size <= _WRITE_SIZE and self._broken is None:
+            if self._trace is not None:
+                self._trace.note_sent(octets, 0, size)
             sent = self._send(octets, 0, size)
             if sent == size:
                 return
@@ -221,6 +230,8 @@ class Transport(Emitter):
         try:
             sent = self._stream.send(octets, start, stop)
         except OSError as error:
+            if self._wire is None:
+                self._discarded_size += stop - start
             self._break(error)
             return stop - start
         if sent == WAIT_READ:
@@ -298,6 +309,8 @@ class Transport(Emitter):
                 self._set_wire(self._gather(octets) if self._queue else octets)
         else:
             return False
+        if self._trace is not None:
+            self._trace.note_sent(self._wire, self._wire_at, self._wire_stop)  # type: ignore[arg-type]
         return True
 
     def _take_queued(self) -> bytes:
@@ -354,6 +367,15 @@ class Transport(Emitter):
     def _has_output(self) -> bool:
         return self._wire is not None or self._cork is not None
 
+    def _count_waiting(self) -> int:
+        """Count the octets that wait, without the overhead of queued messages."""
+        overhead = len(self._queue) * QUEUE_OVERHEAD if self._queue is not None else 0
+        return self._output_size - overhead + self._cork_size
+
+    def _count_unsent(self) -> int:
+        """Count the octets that did not reach the kernel, those that were discarded included."""
+        return self._discarded_size + self._count_waiting()
+
     def _is_frame_cut(self) -> bool:
         """Tell whether a frame is half sent: nothing but its rest may follow then."""
         if self._wire is None:
@@ -367,6 +389,7 @@ class Transport(Emitter):
 
     def _discard_output(self) -> None:
         """Forget what waits; ask `_is_frame_cut` before."""
+        self._discarded_size += self._count_waiting()
         self._cork = self._queue = self._control = None
         self._message = self._wire = None
         self._cork_size = self._output_size = 0

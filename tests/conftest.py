@@ -28,8 +28,8 @@ TIME_LIMIT = 30.0
 # Connections that linger, and peers that are told of an end, may take so long after a test.
 SETTLING_TIME = 3.0
 SANS_IO = {
-    *("errors", "masking", "frames", "headers", "cookies", "proxies", "deflate", "handshake", "inbox", "protocol"),
-    *("config", "fuzz"),
+    *("errors", "masking", "frames", "headers", "cookies", "proxies", "deflate", "handshake", "inbox", "trace"),
+    *("protocol", "config", "fuzz"),
 }
 FAILED = pytest.StashKey[bool]()
 LOOP = gevent.get_hub().loop

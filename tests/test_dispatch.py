@@ -258,7 +258,7 @@ print(gevent.wait(timeout=None))
     assert output == "True\n"
 
 
-def test_log_in_the_hub_may_block(dispatcher):
+def test_a_handler_of_the_log_may_block(dispatcher):
     texts = Queue()
 
     class Handler(logging.Handler):

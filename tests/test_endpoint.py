@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
+import re
 import struct
 
 import gevent
 import pytest
 from gevent import socket
 from gevent.event import AsyncResult, Event
+from greenlet import GreenletExit
 
-from geventws import ConnectionClosed
-from tests.support import RawClient, make_frame, make_upgrade, open_client, paired, record, run_hub, serve, wait_until
+import geventws
+from geventws import ConnectionClosed, WebSocketHandler
+from tests.support import (
+    RawClient,
+    make_frame,
+    make_http,
+    make_upgrade,
+    open_client,
+    paired,
+    record,
+    run_hub,
+    running,
+    serve,
+    wait_until,
+)
 
 #: A client's Close frames.
 CLOSE_1000 = b"\x88\x82\x37\xfa\x21\x3d\x34\x12"
@@ -486,6 +502,342 @@ def test_drop_while_closing():
         connection.drop(3000)
         assert client.read_end() == b"\x88\x02\x03\xe8"
         assert describe(connection) == ("CLOSED", 3000, "local", 1000)
+
+
+# The cause
+
+
+FIGURES = r"; silent for \d+\.\d{3} s, (\d+) octets unsent"
+
+
+def raise_key_error(_):
+    raise KeyError("secret")
+
+
+def be_killed(_):
+    raise GreenletExit
+
+
+def listen(listener):
+    def act(client, connection):
+        connection.on("message", listener)
+        client.send(make_frame("a"))
+
+    return act
+
+
+def send_broken_fragments(client, connection):
+    with pytest.raises(KeyError):
+        connection.send_fragments(raise_key_error(piece) if piece == "b" else piece for piece in "ab")
+
+
+def break_a_write(client, connection):
+    reset(client)
+    with pytest.raises(ConnectionClosed) as caught:
+        connection.send("lost")
+    assert re.fullmatch(
+        r"the connection broke: \[Errno \d+\] [\w ]+; silent for .*, 6 octets unsent", caught.value.cause
+    )
+
+
+def overflow(client, connection):
+    connection.send_nowait(bytes(200_000))
+    connection.send_nowait("one more")
+
+
+def close_and_drop(client, connection):
+    connection.close(3000)
+    connection.drop(3001)
+
+
+def close_and_violate(client, connection):
+    connection.close(3000)
+    client.send(b"\x81\x02hi")
+
+
+def close_and_vanish(client, connection):
+    connection.close(3000)
+    client.read_frame()
+    client.close()
+
+
+def close_behind_output(client, connection):
+    connection.send_nowait(bytes(500_000))
+    client.send(CLOSE_1001)
+
+
+def drop_with_output(client, connection):
+    connection.send_nowait(bytes(500_000))
+    connection.drop(3000)
+
+
+ORDERLY = [
+    pytest.param({}, lambda client, _: client.send(CLOSE_1000), "the peer closed with 1000", id="peer"),
+    pytest.param({}, lambda client, _: client.send(CLOSE_EMPTY), "the peer closed with 1005", id="peer-without-a-code"),
+    pytest.param(
+        {},
+        lambda client, _: client.send(CLOSE_1001) or client.close(),
+        "the peer closed with 1001.*",
+        id="peer-and-gone",
+    ),
+    pytest.param(
+        {},
+        lambda client, connection: connection.close(3000) or client.send(CLOSE_1001),
+        "we closed with 3000",
+        id="we",
+    ),
+]
+ABNORMAL = [
+    pytest.param(
+        {"close_timeout": 0.05},
+        lambda _, connection: connection.close(3000),
+        r"we closed with 3000, and the peer sent no Close within 0\.050 s",
+        id="close-timeout",
+    ),
+    pytest.param(
+        {"close_timeout": 0.05, "is_narrow": True},
+        close_behind_output,
+        r"the peer closed with 1001, and the peer did not take the rest within 0\.050 s",
+        id="close-timeout-with-output",
+    ),
+    pytest.param(
+        {}, close_and_vanish, "we closed with 3000, and the peer ended the connection without a Close", id="we-and-end"
+    ),
+    pytest.param({}, close_and_drop, "we closed with 3000, and we dropped it with 3001", id="we-and-drop"),
+    pytest.param(
+        {},
+        close_and_violate,
+        "we closed with 3000, and we failed it: a client's frame is not masked",
+        id="we-and-violation",
+    ),
+    pytest.param({}, lambda client, _: client.close(), "the peer ended the connection without a Close", id="end"),
+    pytest.param(
+        {}, lambda client, _: reset(client), r"the connection broke: \[Errno 104\] Connection reset by peer", id="reset"
+    ),
+    pytest.param({}, break_a_write, r"the connection broke: \[Errno \d+\] [\w ]+", id="broken-write"),
+    pytest.param(
+        {"keepalive_interval": 0.05, "keepalive_grace_period": 0.03},
+        lambda *_: None,
+        r"the peer did not answer a ping within 0\.030 s",
+        id="keepalive",
+    ),
+    pytest.param(
+        {"send_timeout": 0.05, "is_narrow": True},
+        lambda _, connection: connection.send_nowait(bytes(500_000)),
+        r"the peer took no octet for 0\.\d{3} s",
+        id="send-timeout",
+    ),
+    pytest.param(
+        {}, lambda client, _: client.send(b"\x81\x02hi"), "we failed it: a client's frame is not masked", id="violation"
+    ),
+    pytest.param(
+        {},
+        lambda client, _: client.send(b"\x81\x81\x00\x00\x00\x00\xff"),
+        r"we failed it: text is not UTF-8: .*",
+        id="utf-8",
+    ),
+    pytest.param(
+        {"max_received_frame_size": 10},
+        lambda client, _: client.send(make_frame(bytes(11))),
+        "we failed it: a frame has more than 10 octets",
+        id="size",
+    ),
+    pytest.param({}, listen(raise_key_error), "we failed it: a listener raised KeyError", id="listener"),
+    pytest.param({}, listen(be_killed), "we failed it: its greenlet was killed", id="killed"),
+    pytest.param({}, send_broken_fragments, "we failed it: a fragmented message broke off", id="fragments"),
+    pytest.param(
+        {"send_high_water_mark": 1, "is_narrow": True},
+        overflow,
+        r"we failed it: a slow consumer, \d+ octets wait",
+        id="slow-consumer",
+    ),
+    pytest.param({}, lambda _, connection: connection.drop(3000), "we dropped it with 3000", id="drop"),
+    pytest.param({"is_narrow": True}, drop_with_output, "we dropped it with 3000", id="drop-with-output"),
+]
+#: The ends with octets that did not leave.
+UNSENT = {"close-timeout-with-output", "broken-write", "send-timeout", "slow-consumer", "drop-with-output"}
+
+
+@pytest.mark.parametrize(("options", "act", "cause"), [*ORDERLY, *ABNORMAL])
+def test_each_end_tells_its_cause_with_figures(caplog, request, options, act, cause):
+    caplog.set_level(logging.DEBUG, "geventws")
+    is_orderly = request.node.callspec.id in {param.id for param in ORDERLY}
+    with paired(**options) as (client, connection):
+        act(client, connection)
+        assert connection.wait_closed()
+        match = re.fullmatch(cause + FIGURES, connection.close_cause)
+        assert match, connection.close_cause
+        if request.node.callspec.id in UNSENT:
+            assert int(match[1]) > 0
+        elif request.node.callspec.id != "peer-and-gone":
+            assert int(match[1]) == 0
+        with pytest.raises(ConnectionClosed) as caught:
+            connection.send("late")
+        assert caught.value.cause == connection.close_cause
+        # The log is written by a greenlet of its own.
+        run_hub()
+        start = f"{connection!r} ended with {connection.close_code} by {connection.closed_by}: {connection.close_cause}"
+        [text] = [record.getMessage() for record in caplog.records if record.levelname == "DEBUG"]
+        assert text.startswith(start)
+        assert (text == start) is is_orderly
+        assert ("; the last frames: " in text) is not is_orderly
+        assert not re.search("secret|lost|one more", text)
+
+
+def test_the_log_has_the_last_frames_of_both_directions_and_the_refused_one(caplog):
+    caplog.set_level(logging.DEBUG, "geventws")
+    with paired(early=make_frame("early")) as (client, connection):
+        client.send(make_frame("secret") + PING)
+        assert [connection.receive(), connection.receive()] == ["early", "secret"]
+        assert client.read(2) == b"\x8a\x00"
+        connection.send("secret")
+        client.read_frame()
+        client.send(b"\xd1\x85")
+        client.read_end()
+        run_hub()
+        [text] = caplog.messages
+        assert text.partition("; the last frames: ")[2].split(", ") == [
+            "received TEXT FIN 5",
+            "received TEXT FIN 6",
+            "received PING FIN 0",
+            "sent PONG FIN 0",
+            "sent TEXT FIN 6",
+            "received TEXT FIN RSV1 RSV3 5",
+            f"sent CLOSE FIN {2 + len(connection.close_reason)}",
+        ]
+        assert "secret" not in text
+
+
+def test_the_log_has_frames_in_the_order_of_the_wire(caplog):
+    caplog.set_level(logging.DEBUG, "geventws")
+    with paired(is_narrow=True, fragmentation_threshold=65536) as (client, connection):
+        connection.send_nowait(bytes(400_000))
+        connection.send_nowait("behind it")
+        connection.ping()
+        while client.read_frame()[0] != 0x81:
+            pass
+        reset(client)
+        connection.wait_closed()
+        run_hub()
+        frames = caplog.messages[0].partition("; the last frames: ")[2].split(", ")
+        assert frames[0] == "sent BINARY 65536"
+        assert sorted(frames[1:-2]) == ["sent CONTINUATION 65536"] * 5 + ["sent PING FIN 0"]
+        assert frames[-2:] == ["sent CONTINUATION FIN 6784", "sent TEXT FIN 9"]
+
+
+def test_a_broadcast_is_among_the_last_frames_of_each_connection(caplog):
+    caplog.set_level(logging.DEBUG, "geventws")
+    with serve() as (http, server):
+        server.on("request", lambda request: request.accept())
+        with open_client(http) as first, open_client(http) as second:
+            server.broadcast("all")
+            for client in (first, second):
+                assert client.read_frame() == (0x81, b"all")
+        wait_until(lambda: len(caplog.messages) == 2)
+        assert all(text.endswith("; the last frames: sent TEXT FIN 3") for text in caplog.messages)
+
+
+def test_frames_are_only_kept_where_the_log_wanted_them_from_the_start(caplog):
+    with paired() as (client, connection):
+        caplog.set_level(logging.DEBUG, "geventws")
+        client.send(b"\x81\x02hi")
+        connection.wait_closed()
+        run_hub()
+        [text] = caplog.messages
+        assert text.endswith("0 octets unsent")
+
+
+def test_ends_are_not_logged_above_debug(caplog):
+    caplog.set_level(logging.INFO, "geventws")
+    with paired() as (client, connection):
+        client.send(b"\x81\x02hi")
+        connection.wait_closed()
+        run_hub()
+        assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    ("act", "is_answered", "cause"),
+    [
+        pytest.param(
+            lambda http, _: http.close(), True, "we closed with 1001 (the http server is closed)", id="http-closes"
+        ),
+        pytest.param(
+            lambda _, server: server.close_all_connections(3000),
+            True,
+            "we closed with 3000 (close_all_connections)",
+            id="close-all",
+        ),
+        pytest.param(lambda _, server: server.shut_down(), True, "we closed with 1001 (shut_down)", id="shut-down"),
+        pytest.param(
+            lambda _, server: server.shut_down(spread=0.01), True, "we closed with 1001 (shut_down)", id="spread"
+        ),
+        pytest.param(
+            lambda _, server: server.shut_down(0.02),
+            False,
+            "we closed with 1001 (shut_down), and we dropped it with 1001 (the time-out of shut_down)",
+            id="shut-down-times-out",
+        ),
+    ],
+)
+def test_an_end_of_the_server_is_the_cause(act, is_answered, cause):
+    with serve() as (http, server):
+        accepted = AsyncResult()
+        server.on("request", lambda request: accepted.set(request.accept()))
+        with open_client(http) as client:
+            connection = accepted.get()
+            act(http, server)
+            if is_answered:
+                client.send(CLOSE_1001)
+            connection.wait_closed()
+            assert connection.close_cause.partition("; silent for")[0] == cause
+
+
+def test_a_client_that_was_gone_is_the_cause():
+    with serve() as (http, server):
+        requests = record(server, "request")
+        with RawClient(http) as client:
+            client.send(make_upgrade())
+            _, request = requests.get()
+        wait_until(lambda: request.is_client_gone)
+        connection = request.accept()
+        cause = "the client was gone before the opening handshake was complete; silent for 0.000 s, 0 octets unsent"
+        assert connection.close_cause == cause
+
+
+def test_a_loop_that_ends_is_the_cause():
+    with serve() as (http, server):
+        closed = AsyncResult()
+        server.on("close", lambda connection, code, reason: closed.set(connection.close_cause))
+        server.on("request", lambda request: request.accept().receive())
+        with open_client(http) as client:
+            client.send(make_frame("a"))
+            client.read_frame()
+            client.send(CLOSE_1000)
+            assert closed.get().startswith("we closed with 1000 (its loop ended); ")
+
+
+@pytest.mark.parametrize(
+    ("status", "cause"),
+    [
+        ("200 OK", "we closed with 1000 (the view returned)"),
+        # What a framework makes of an exception.
+        ("500 Internal Server Error", "we closed with 1011 (the view failed)"),
+        (None, "we failed it: a listener raised TypeError"),
+    ],
+)
+def test_a_view_is_the_cause(status, cause):
+    connections = []
+
+    def view(environ, start_response):
+        connections.append(geventws.accept(environ))
+        return start_response(status, []) and []
+
+    with running(make_http(view, handler_class=WebSocketHandler)) as http, open_client(http) as client:
+        client.read_frame()
+        client.send(CLOSE_1000)
+        client.read_end()
+    assert connections[0].close_cause.partition("; silent for")[0] == cause
 
 
 # Nothing is left behind

@@ -18,7 +18,7 @@ HOUSE = [
     (0, "masking"),
     (1, "frames headers"),
     (1, "cookies proxies"),
-    (2, "deflate handshake inbox"),
+    (2, "deflate handshake inbox trace"),
     (3, "protocol"),
     (3, "prepared"),
     (4, "budget checks events sockets"),

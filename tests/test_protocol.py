@@ -12,7 +12,8 @@ from geventws.deflate import DEFLATE_TAIL, Compressors, Deflate, DeflateOptions,
 from geventws.errors import InvalidPayload, MessageTooBig, ProtocolError
 from geventws.frames import Opcode, WebSocketFrame, serialize_frame, serialize_message
 from geventws.inbox import QUEUE_OVERHEAD, Fragment, Ping, Pong
-from geventws.protocol import HEADROOM, PreparedMessage, Protocol
+from geventws.prepared import PreparedMessage
+from geventws.protocol import HEADROOM, Protocol
 
 # What a client's frames begin with in most examples: the mask bit, and a key that changes nothing.
 ZERO_KEY = b"\0\0\0\0"
