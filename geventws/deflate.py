@@ -286,6 +286,7 @@ class Deflate:
         "_compressor",
         "_compressors",
         "_final_count",
+        "_has_begun",
         "_inflated_size",
         "_inflater",
         "_key",
@@ -336,6 +337,7 @@ class Deflate:
         self._max_message_size = max_message_size
         self._inflated_size = 0
         self._final_count = 0
+        self._has_begun = False
 
     def compress(self, payload: bytes) -> bytes:
         """Compress a message, or a piece of one that `DEFLATE_TAIL` joins to the piece before (7.2.1)."""
@@ -360,8 +362,9 @@ class Deflate:
             InvalidPayload: The octets are no deflate stream, or the message breaks off within a block.
             MessageTooBig: The message inflates to more than its limit, or has more final blocks than one may have.
         """
+        self._has_begun = self._has_begun or bool(octets)
         # Where no block has begun the tail would end none: a peer may leave out an empty message's octet (7.2.3.6).
-        if fin and (octets or self._inflater is not None):
+        if fin and self._has_begun:
             octets += DEFLATE_TAIL
         if len(octets) <= _PIECE_SIZE:
             inflated = self._inflate_piece(octets)
@@ -371,21 +374,25 @@ class Deflate:
         if fin:
             self._check_end()
             self._inflated_size = self._final_count = 0
+            self._has_begun = False
             if not self._takes_over_in:
                 self._inflater = None
         return inflated
 
     def _check_end(self) -> None:
         """Refuse a message that breaks off: `DEFLATE_TAIL` was taken for a part of its last block."""
-        if self._final_count or self._inflater is None:
-            # A sender that ends with a final block is let off the octet behind it.
+        if self._inflater is None or self._is_between_blocks(self._inflater):
             return
+        if not self._final_count:
+            raise InvalidPayload("a compressed message breaks off within a block")
+        # A sender that ends with a final block is let off the octet behind it; the tail is no part of what comes next.
+        self._inflater = None
+
+    def _is_between_blocks(self, inflater: zlib._Decompress) -> bool:
         try:
-            if not self._inflater.decompress(_EMPTY_BLOCK, 1):
-                return
+            return not inflater.decompress(_EMPTY_BLOCK, 1)
         except zlib.error:
-            pass
-        raise InvalidPayload("a compressed message breaks off within a block")
+            return False
 
     def _inflate_piece(self, piece: bytes) -> bytes:
         inflated, rest = self._inflate_step(piece)

@@ -373,7 +373,11 @@ class Protocol(Inbox):
 
     def _inflate(self, octets: bytes, ends: bool) -> bytes:
         if self.is_discarding:
-            # Nobody will see it: only the peer's Close is waited for.
+            # Nobody will see it, for only the peer's Close is waited for. What is there is no whole text then.
+            self._tail = b""
+            self._inflated = None
+            if self._partial is not None:
+                self._partial.clear()
             return b""
         return self._deflate.inflate(octets, ends)  # type: ignore[union-attr]
 

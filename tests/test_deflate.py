@@ -663,8 +663,9 @@ class TestInflate:
     def test_no_octet_at_all(self, takes_over):
         # Not even the one that an empty message has.
         deflate = make(DeflateParameters(True, not takes_over))
-        assert deflate.inflate(b"", True) == b""
-        assert deflate.inflate(make().compress(JSON), True) == JSON
+        for _ in range(2):
+            assert [deflate.inflate(b"", True) for _ in range(2)] == [b"", b""]
+            assert deflate.inflate(make().compress(JSON), True) == JSON
 
     def test_forgets_where_that_was_agreed(self):
         deflate = make(DeflateParameters(False, True))
@@ -770,9 +771,13 @@ class TestFinalBlocks:
         assert make().inflate(octets, True) == b"one two three"
         assert inflate_pieces(make(), split(octets, range(1, len(octets)))) == b"one two three"
 
-    def test_without_the_octet_behind_it(self):
-        # It should be there, and its absence takes nothing away.
-        assert make().inflate(make_final(JSON), True) == JSON
+    @pytest.mark.parametrize("takes_over", [False, True], ids=["forgets", "takes over"])
+    def test_without_the_octet_behind_it(self, takes_over):
+        # It should be there, and its absence takes nothing away, also of the next message.
+        deflate = make(DeflateParameters(True, not takes_over))
+        for message in (JSON, b"Hello"):
+            assert deflate.inflate(make_final(message), True) == message
+        assert deflate.inflate(b"\xf2\x48\xcd\xc9\xc9\x07\x00", True) == b"Hello"
 
     def test_ends_the_context(self):
         deflate = make(DeflateParameters(True, False))

@@ -199,6 +199,16 @@ class TestDiscard:
         assert len(client.replies) == 2
         assert (client.is_close_received, client.close_code) == (True, 1000)
 
+    def test_compressed_character_that_is_half_there(self):
+        # What follows is not inflated any more, so it cannot be missed.
+        deflate = Deflate(DeflateParameters(), DeflateOptions(), Compressors(), is_client=True, max_message_size=99)
+        client = Protocol(is_client=True, deflate=deflate)
+        # "\u00e9" as a block without compression, cut between its two octets.
+        feed(client, b"\x41\x06\x00\x02\x00\xfd\xff\xc3", sys.maxsize)
+        client.discard()
+        assert receive(client, b"\x80\x02\xa9\x00\x81\x01a\x88\x00") == []
+        assert (client.failure, client.is_close_received) == (None, True)
+
     def test_violation_while_discarding(self, client):
         client.discard()
         feed(client, b"\x81\x01\xff", sys.maxsize)
@@ -920,13 +930,12 @@ class TestCompressedPayloads:
             assert client.failure.close_code == 1007
 
     def test_while_discarding(self):
-        # The context goes on, whoever listens.
+        # Nothing is inflated for nobody, so nothing is found to be corrupt; the peer's Close is seen.
         client = make_compressed(DeflateParameters(), is_client=True)
         client.discard()
-        assert receive(client, b"\xc1\x07\xf2\x48\xcd\xc9\xc9\x07\x00" + b"\xc1\x05\xf2\x00\x11\x00\x00") == []
-        assert client.failure is None
-        feed(client, b"\xc1\x01\x06", sys.maxsize)
-        assert client.failure.close_code == 1007
+        feed(client, b"\xc1\x07\xf2\x48\xcd\xc9\xc9\x07\x00" + b"\xc1\x01\x06" + b"\x41\x01\x06", sys.maxsize)
+        assert receive(client, b"\x80\x02\xff\xff" + b"\x88\x02\x03\xe8") == []
+        assert (client.failure, client.close_code) == (None, 1000)
 
 
 class TestCompressedLimits:

@@ -159,17 +159,18 @@ class Reading:
     def inflate(self, is_over):
         """Inflate the message as far as it has come (RFC 7692, 7.2.2); return what is wrong with it."""
         bits, takes_over = self.rules.deflate
-        inflater = self.context.copy() if self.context else zlib.decompressobj(-bits)
+        inflater = self.context and self.context.copy()
         self.message = b""
         codes = set()
         final_count = 0
-        # 7.2.3.6: an empty message may come without an octet, where no block has begun.
-        tail = b"\0\0\xff\xff" if is_over and (self.wire or self.context) else b""
+        # 7.2.3.6: an empty message may come without an octet.
+        tail = b"\0\0\xff\xff" if is_over and self.wire else b""
         try:
             for octet in self.wire + tail:
+                inflater = inflater or zlib.decompressobj(-bits)
                 self.message += inflater.decompress(bytes([octet]))
                 if inflater.eof:
-                    inflater = zlib.decompressobj(-bits)
+                    inflater = None
                     final_count += 1
                 if len(self.message) > self.rules.max_message_size or final_count > MAX_FINAL_BLOCKS:
                     # It may be corrupt soon afterwards, too, and zlib may tell of that first.
@@ -178,7 +179,7 @@ class Reading:
             # What the last octet made is lost, and may have been too much: four matches of 258 octets, or more.
             codes |= {1007, 1009} if len(self.message) + 2064 > self.rules.max_message_size else {1007}
         if is_over:
-            is_between_blocks = begins_block(inflater)
+            is_between_blocks = inflater is None or begins_block(inflater)
             # Who ends with a final block may leave out the octet behind it.
             if not (is_between_blocks or final_count):
                 codes.add(1007)
@@ -229,9 +230,12 @@ def may_be_sent(code):
 
 
 def begins_block(inflater):
-    """Tell whether the octets so far end where a deflate block may begin: there an empty one makes nothing."""
+    """Tell whether the octets so far end where a deflate block may begin: there an empty one makes nothing.
+
+    It seldom makes nothing elsewhere, and what comes next is rubbish then; to have the same one, it is not taken back.
+    """
     try:
-        return inflater.copy().decompress(b"\0\0\0\xff\xff") == b""
+        return inflater.decompress(b"\0\0\0\xff\xff") == b""
     except zlib.error:
         return False
 

@@ -144,6 +144,7 @@ COMPRESSED = {
     "deflate-rfc-two-blocks": DEFLATE + plain(0xC1, b"\xf2\x48\x05\x00\x00\x00\xff\xff\xca\xc9\xc9\x07\x00"),
     "deflate-masked": DEFLATE_MASKED + masked(0xC1, HELLO) + masked(0x42, b"\x00") + masked(0x89) + masked(0x80),
     "deflate-empty": DEFLATE + plain(0xC1, b"\x00") + plain(0xC2) + plain(0x81) + plain(0xC1, HELLO),
+    "deflate-no-octet": DEFLATE + plain(0xC1) + plain(0xC2) + plain(0xC1, HELLO) + plain(0x41) + plain(0x80),
     "deflate-mixed": DEFLATE + plain(0x81, b"Hello") + plain(0xC1, HELLO) + plain(0x01, b"a") + plain(0x80, b"b"),
     "deflate-corrupt": DEFLATE + plain(0xC2, b"\xff\xff\xff"),
     "deflate-cut-short": DEFLATE + plain(0xC1, HELLO[:4]) + plain(0xC1, HELLO),
