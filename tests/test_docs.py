@@ -24,6 +24,7 @@ from pathlib import Path
 
 import pytest
 import websocket
+import websockets.sync.client
 
 import geventws
 from geventws.config import ClientConfig, ServerConfig
@@ -142,6 +143,14 @@ def test_hello_websocket(run):
         assert connection.recv() == "Hello over WebSocket"
         assert echo(connection) == "some text"
     assert get_refusal(child, "/").status_code == 400
+
+
+def test_compression(run):
+    with websockets.sync.client.connect(f"ws://127.0.0.1:{run('compression.py').port}/") as connection:
+        assert [extension.name for extension in connection.protocol.extensions] == ["permessage-deflate"]
+        for message in ("some text", "some text, and more of it " * 100):
+            connection.send(message)
+            assert connection.recv(TIMEOUT) == message
 
 
 def test_hello_everybody(run):
