@@ -136,7 +136,7 @@ class WebSocketConnection(Receiver):
 
     @property
     def close_cause(self) -> str:
-        """One sentence with figures: who ended the connection, and why."""
+        """One sentence: who ended the connection, why, how long the peer was silent, and how much was unsent."""
         return self._close_cause
 
     @property
@@ -199,11 +199,8 @@ class WebSocketConnection(Receiver):
         self._drop_and_emit(code, reason, skip_close_frame, f"we dropped it with {code}")
 
     def _drop_for(self, why: str, code: int, reason: str) -> None:
-        """Drop the connection for a reason that ``close_cause`` tells; in any thread."""
-        if self._is_foreign():
-            self._dispatcher.loop.run_callback_threadsafe(self._drop_for, why, code, reason)
-        else:
-            self._drop_and_emit(code, reason, False, f"we dropped it with {code} ({why})")
+        """Drop the connection for a reason that ``close_cause`` tells."""
+        self._drop_and_emit(code, reason, False, f"we dropped it with {code} ({why})")
 
     def _drop_and_emit(self, code: int, reason: str, skip_close_frame: bool, cause: str) -> None:
         if self._is_closed:

@@ -67,7 +67,7 @@ class ConnectionClosed(WebSocketError):
     Attributes:
         code: The close code (RFC 6455, 7.1.5); None while the closing handshake runs.
         reason: The close reason, ``""`` when there is none.
-        cause: One sentence that says who ended the connection, and why.
+        cause: One sentence that says who ended the connection, and why; as `WebSocketConnection.close_cause`.
     """
 
     def __init__(self, code: int | None, reason: str = "", cause: str = "") -> None:

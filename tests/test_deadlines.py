@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import gevent
 import pytest
 from gevent import socket
+from gevent.event import AsyncResult
 from gevent.pywsgi import WSGIHandler
 
 from geventws import ConnectionConfig, WebSocketConnection
@@ -281,6 +282,39 @@ def test_an_answer_that_passed_a_large_message_counts():
             assert client.read(2) == b"\x89\x00"
             client.send(PONG)
         assert connection.connected
+
+
+# The counts of a server
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "act"),
+    [
+        ("keepalive_grace_period", {"keepalive_interval": 0.02, "keepalive_grace_period": 0.02}, lambda _: None),
+        ("close_timeout", {"close_timeout": 0.02}, lambda connection: connection.close()),
+        ("send_timeout", {"send_timeout": 0.02}, lambda connection: connection.send_nowait(bytes(5_000_000))),
+    ],
+)
+def test_a_time_out_is_counted(name, options, act):
+    with serve(**options) as (http, server):
+        accepted = AsyncResult()
+        server.on("request", lambda request: accepted.set(request.accept()))
+        with open_client(http):
+            connection = accepted.get()
+            act(connection)
+            connection.wait_closed()
+            assert {name: count for name, count in server.limit_counts.items() if count} == {name: 1}
+
+
+def test_lingering_that_ends_is_not_counted():
+    with serve(close_timeout=0.02) as (http, server):
+        server.on("request", lambda request: request.accept())
+        with open_client(http) as client:
+            client.send(b"\x81\x02hi")
+            client.read_frame()
+            with pytest.raises(OSError, match=r"reset|[Bb]roken"):
+                keep_sending(client)
+            assert not any(server.limit_counts.values())
 
 
 # The hub stands still

@@ -18,6 +18,7 @@ import geventws
 from geventws import ConnectionClosed, WebSocketHandler
 from tests.support import (
     RawClient,
+    in_thread,
     make_frame,
     make_http,
     make_upgrade,
@@ -240,6 +241,24 @@ def test_a_violation_ends_the_connection(octets, code):
         assert (name, error.close_code) == ("error", code)
         assert events.get() == ("close", code, str(error))
         assert str(error) in connection.close_cause
+
+
+@pytest.mark.parametrize(
+    ("name", "frames"),
+    [
+        ("max_received_frame_size", make_frame(bytes(11))),
+        ("max_received_message_size", make_frame(bytes(10), 0x02) + make_frame(bytes(10), 0x00)),
+        ("max_message_fragments", make_frame("", 0x01) + make_frame("", 0x00) * 3),
+    ],
+)
+def test_what_is_too_big_is_counted(name, frames):
+    limits = {"max_received_frame_size": 10, "max_received_message_size": 15, "max_message_fragments": 3}
+    with serve(**limits) as (http, server):
+        server.on("request", lambda request: request.accept())
+        with open_client(http) as client:
+            client.send(frames)
+            assert client.read_frame()[1][:2] == b"\x03\xf1"
+            assert {name: count for name, count in server.limit_counts.items() if count} == {name: 1}
 
 
 def test_a_peer_that_keeps_sending_sees_our_close_and_not_a_reset():
@@ -791,6 +810,18 @@ def test_an_end_of_the_server_is_the_cause(act, is_answered, cause):
                 client.send(CLOSE_1001)
             connection.wait_closed()
             assert connection.close_cause.partition("; silent for")[0] == cause
+
+
+@pytest.mark.parametrize("method", ["close_all_connections", "shut_down"])
+def test_a_server_closes_connections_of_another_thread(method):
+    with serve() as (http, server):
+        server.on("request", lambda request: request.accept())
+        with open_client(http) as first, open_client(http) as second:
+            in_thread(getattr(server, method), code=3000)
+            for client in (first, second):
+                assert client.read_frame() == (0x88, b"\x0b\xb8")
+                client.send(CLOSE_1000)
+                assert client.read_end() == b""
 
 
 def test_a_client_that_was_gone_is_the_cause():

@@ -147,11 +147,24 @@ def test_what_may_wait_is_refused_in_the_hub(method):
         assert client.read(16) == b"\x81\x0cfrom the hub\x89\x01"
 
 
-@pytest.mark.parametrize("method", ["send", "send_bytes", "send_nowait", "send_fragments", "send_frame", "ping"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        *("send", "send_bytes", "send_nowait", "send_fragments", "send_frame", "ping", "pong"),
+        *("close", "drop", "pause", "resume"),
+    ],
+)
 def test_another_thread_is_refused(method):
-    arguments = {"send_fragments": ([b"a"],), "send_frame": (WebSocketFrame(1, b"a"),)}
-    with paired() as (_, connection), pytest.raises(InvalidState):
-        run_in_thread(getattr(connection, method), *arguments.get(method, (b"a",)))
+    arguments = {
+        "send_fragments": ([b"a"],),
+        "send_frame": (WebSocketFrame(1, b"a"),),
+        **dict.fromkeys(("close", "drop", "pause", "resume"), ()),
+    }
+    with paired() as (client, connection):
+        with pytest.raises(InvalidState, match=r"was called in another thread than the connection's"):
+            run_in_thread(getattr(connection, method), *arguments.get(method, (b"a",)))
+        connection.send("as before")
+        assert client.read_frame() == (0x81, b"as before")
 
 
 def test_receive_in_another_thread_is_refused():
