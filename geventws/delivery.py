@@ -354,7 +354,7 @@ class Receiver(Sender):
             self._make_ready()
 
     def _on_closed(self) -> None:
-        self._deferred = None
+        self._take_deferred()
         if self._is_receiving:
             self._dispatcher.loop.run_callback(self._wake_receiver)
         if not self._is_close_emitted:

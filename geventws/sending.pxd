@@ -6,7 +6,8 @@ from geventws.protocol cimport Protocol
 
 cdef class Sender(Timekeeper):
     cdef object _drained
-    cdef list _deferred
+    cdef object _deferred
+    cdef Py_ssize_t _deferred_size
     cdef bint _is_prompt
     cdef bint _is_sending_fragments
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import logging
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from gevent.event import Event
@@ -27,7 +28,9 @@ from geventws.frames import (
     is_sendable_close_code,
     parse_close,
 )
+from geventws.inbox import QUEUE_OVERHEAD
 from geventws.prepared import PreparedMessage
+from geventws.transport import drop_oldest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -48,6 +51,7 @@ class Sender(Timekeeper):
 
     __slots__ = (
         "_deferred",
+        "_deferred_size",
         "_drained",
         "_dropped_count",
         "_is_dropping",
@@ -70,7 +74,8 @@ class Sender(Timekeeper):
         self._is_prompt = True
         self._drained: Any = None
         self._is_sending_fragments = False
-        self._deferred: list[bytes | PreparedMessage] | None = None
+        self._deferred: deque[bytes | PreparedMessage] | None = None
+        self._deferred_size = 0
         self._dropped_count = 0
         self._is_dropping = False
 
@@ -240,7 +245,7 @@ class Sender(Timekeeper):
         self._write_entry(fragment)
         if fin:
             self._end_fragments()
-        if self._is_full:
+        if self._is_full or not self._is_open:
             self._wait_for_drain()
 
     def send_fragments(self, fragments: Iterable[str | bytes], *, compress: bool = True) -> None:
@@ -344,9 +349,9 @@ class Sender(Timekeeper):
             self._write(self._protocol.serialize(opcode, payload, compresses))
             if self._broken is not None:
                 raise ConnectionClosed(None, "", self._add_figures(f"the connection broke: {self._broken}"))
-            if not self._is_open:
-                # The message itself was more than the server's budget for output.
-                raise self._make_closed_error()
+        if not self._is_open:
+            # The message itself was more than the server's budget for output.
+            raise self._make_closed_error()
 
     def _write_entry(self, entry: bytes | PreparedMessage) -> None:
         """Send frames, or a message that is serialised only when it moves to the wire."""
@@ -356,7 +361,8 @@ class Sender(Timekeeper):
             self._write(self._serialize(entry))
         else:
             self._flush()
-            if self._broken is None:
+            # The output of all connections together may have become too much, and ended this one.
+            if self._broken is None and self._is_open:
                 self._enqueue(entry)
                 self._note_fullness()
 
@@ -372,25 +378,37 @@ class Sender(Timekeeper):
         return bool(self._is_open)
 
     def _measure_output(self) -> int:
-        return self._output_size + self._cork_size + self._count_deferred()
+        return self._output_size + self._cork_size + self._deferred_size
 
     def _count_deferred(self) -> int:
-        return sum(map(len, self._deferred)) if self._deferred is not None else 0
+        return self._deferred_size - (len(self._deferred) * QUEUE_OVERHEAD if self._deferred is not None else 0)
 
     def _count_unsent(self) -> int:
         return self._discarded_size + self._count_waiting() + self._count_deferred()
 
-    def _defer(self, entry: bytes | PreparedMessage) -> list[bytes | PreparedMessage]:
+    def _defer(self, message: PreparedMessage) -> deque[bytes | PreparedMessage]:
         """Keep a message until the fragmented one before it is complete."""
         if self._deferred is None:
-            self._deferred = []
-        self._deferred.append(entry)
+            self._deferred = deque()
+        self._deferred.append(message)
+        self._deferred_size += len(message) + QUEUE_OVERHEAD
         return self._deferred
+
+    def _take_deferred(self) -> deque[bytes | PreparedMessage] | None:
+        """Return what was kept behind a fragmented message, and keep it no longer."""
+        deferred = self._deferred
+        self._deferred = None
+        self._deferred_size = 0
+        return deferred
 
     # Slow consumers
 
     def _make_room(self) -> bool:
         """Apply the slow-consumer policy; tells whether the next message may be queued."""
+        # What is corked waits for the application alone.
+        self._flush()
+        if self._measure_output() <= self._send_mark or not self._is_open:
+            return bool(self._is_open)
         policy = self._config.slow_consumer
         self._count_limit("slow_consumer")
         if policy == "close":
@@ -406,13 +424,19 @@ class Sender(Timekeeper):
                 self.buffered_amount,
                 policy.removeprefix("drop_"),
             )
-        if policy == "drop_oldest":
-            rest = self._measure_output() - self._output_size
-            self._dropped_count += self._drop_queued(max(0, self._send_mark - rest))
-            if self._measure_output() <= self._send_mark:
-                return True
+        if policy == "drop_oldest" and self._drop_oldest():
+            return True
         self._dropped_count += 1
         return False
+
+    def _drop_oldest(self) -> bool:
+        """Drop what is older than the next message, as far as it may be; tells whether there is room then."""
+        self._dropped_count += self._drop_queued(self._measure_output() - self._send_mark)
+        if self._deferred is not None:
+            count, size = drop_oldest(self._deferred, self._measure_output() - self._send_mark)
+            self._dropped_count += count
+            self._deferred_size -= size
+        return self._measure_output() <= self._send_mark
 
     def _discard_slow(self, cause: str) -> None:
         """Fail the connection of a peer that does not keep up: what waits is not sent."""
@@ -433,14 +457,14 @@ class Sender(Timekeeper):
     def _end_fragments(self) -> None:
         """Let the others send again, what waited for this first."""
         self._is_sending_fragments = False
-        deferred = self._deferred
-        self._deferred = None
-        if deferred is not None and self._is_open:
-            for entry in deferred:
-                self._write_entry(entry)
+        for message in self._take_deferred() or ():
+            if self._is_open:
+                self._write_entry(message)
+        if not self._is_full:
+            self._is_dropping = False
         self._release_senders()
 
-    def _wait_behind_fragments(self, deferred: list[bytes | PreparedMessage]) -> None:
+    def _wait_behind_fragments(self, deferred: deque[bytes | PreparedMessage]) -> None:
         """Wait until what was kept has gone out; it keeps its place also when the caller gives up waiting."""
         while self._deferred is deferred:
             self._wait_for_senders()

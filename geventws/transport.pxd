@@ -65,8 +65,7 @@ cdef class Transport(Emitter):
     cdef bytes _take_queued(self)
     @cython.locals(size=Py_ssize_t)
     cdef bytes _gather(self, bytes octets)
-    @cython.locals(count=Py_ssize_t, at=Py_ssize_t)
-    cdef Py_ssize_t _drop_queued(self, Py_ssize_t size) except -1
+    cdef Py_ssize_t _drop_queued(self, Py_ssize_t excess) except -1
     cdef bytes _serialize(self, object message)
     cdef bint _has_output(self) except -1
     cdef Py_ssize_t _count_waiting(self) except? -9

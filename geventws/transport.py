@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from geventws.sockets import Stream
     from geventws.trace import FrameTrace
 
-__all__ = ["CORK_SIZE", "WRITE_SIZE", "Transport"]
+__all__ = ["CORK_SIZE", "WRITE_SIZE", "Transport", "drop_oldest"]
 
 #: Octets of one write: a control frame waits behind so many at most.
 WRITE_SIZE = 65536
@@ -349,18 +349,12 @@ class Transport(Emitter):
             parts.append(octets)
         return b"".join(parts)
 
-    def _drop_queued(self, size: int) -> int:
-        """Drop the oldest messages that may be, until ``size`` is left or none; returns how many."""
-        queue = self._queue
-        count = at = 0
-        while queue is not None and self._output_size > size and at < len(queue):
-            entry = queue[at]
-            if not isinstance(entry, bytes) and entry.is_droppable:
-                del queue[at]
-                self._output_size -= len(entry) + QUEUE_OVERHEAD
-                count += 1
-            else:
-                at += 1
+    def _drop_queued(self, excess: int) -> int:
+        """Drop messages from the queue, as `drop_oldest`; returns how many."""
+        if self._queue is None:
+            return 0
+        count, size = drop_oldest(self._queue, excess)
+        self._output_size -= size
         self._account()
         return count
 
@@ -427,3 +421,21 @@ class Transport(Emitter):
 
     def _on_broken(self) -> None:
         """A write failed; called by the hub."""
+
+
+def drop_oldest(queue: deque[bytes | PreparedMessage], excess: int) -> tuple[int, int]:
+    """Drop the oldest messages that a slow consumer may lose, until what is gone counted ``excess`` or none is left.
+
+    Returns:
+        How many they were, and what they counted: octets and an overhead each.
+    """
+    count = size = at = 0
+    while size < excess and at < len(queue):
+        entry = queue[at]
+        if isinstance(entry, bytes) or not entry.is_droppable:
+            at += 1
+            continue
+        del queue[at]
+        size += len(entry) + QUEUE_OVERHEAD
+        count += 1
+    return count, size

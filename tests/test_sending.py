@@ -8,6 +8,7 @@ import time
 
 import gevent
 import pytest
+from gevent import socket
 from gevent.event import AsyncResult, Event
 from gevent.queue import Queue
 
@@ -514,7 +515,8 @@ def test_send_nowait_fails_a_slow_consumer():
     with paired(is_narrow=True, send_high_water_mark=50_000, close_timeout=0.2) as (client, connection):
         closes = record(connection, "close")
         fill(connection)
-        count = (50_000 - connection.buffered_amount) // 1132 + 1
+        # It waits as a message, without a header, and counts 128 more.
+        count = (50_000 - connection.buffered_amount) // 1128 + 1
         for _ in range(count):
             connection.send_nowait(bytes(1000))
             assert connection.connected
@@ -623,6 +625,297 @@ def test_send_nowait_counts_what_waits_behind_a_fragmented_message():
         connection.send_nowait("b")
         assert connection.close_code == 1013
         assert client.read_end() == b"\x01\x01a\x88\x0f\x03\xf5slow consumer"
+
+
+# Slow consumers that lose messages
+
+
+@contextlib.contextmanager
+def slow_peer(policy, *, mark=50_000, **options):
+    """Give a server, a connection, and its peer, which does not read: the kernel takes no more."""
+    http = make_http(listener=make_narrow_listener())
+    with serve(http=http, slow_consumer=policy, send_high_water_mark=mark, **options) as (_, server):
+        accepted = AsyncResult()
+        server.on("request", lambda request: accepted.set(request.accept()))
+        with open_client(http) as client:
+            for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+                client.sock.setsockopt(socket.SOL_SOCKET, option, 65536)
+            connection = accepted.get()
+            fill(connection)
+            yield server, connection, client
+
+
+def send_nowait(_, connection, message):
+    return connection.send_nowait(message)
+
+
+def broadcast(server, _, message):
+    count = server.broadcast(message)
+    assert count in {0, 1}
+    return bool(count)
+
+
+def send_threadsafe(_, connection, message):
+    future = connection.send_threadsafe(message)
+    wait_until(future.done)
+    return future.result(0)
+
+
+each_form = pytest.mark.parametrize("send", [send_nowait, broadcast, send_threadsafe])
+
+
+def number_messages(count, size=1000):
+    return [b"%05d" % number + b"." * (size - 5) for number in range(count)]
+
+
+def read_to_close(client):
+    """Close nothing before everything has come: return the messages that the peer gets, but those of `fill`."""
+    messages = []
+    while True:
+        first, payload = client.read_frame()
+        if first == 0x88:
+            return [message for message in messages if message != bytes(1000)]
+        assert first in {0x81, 0x82, 0x01, 0x02}
+        while not first & 0x80:
+            first, piece = client.read_frame()
+            assert first in {0x00, 0x80}
+            payload += piece
+        messages.append(payload)
+
+
+def list_warnings(caplog):
+    # A greenlet of its own logs them.
+    run_hub()
+    assert all((each.name, each.levelname) == ("geventws", "WARNING") for each in caplog.records)
+    return [each.getMessage() for each in caplog.records]
+
+
+@each_form
+def test_the_newest_messages_of_a_slow_consumer_are_dropped(send, caplog):
+    with slow_peer("drop_newest") as (server, connection, client):
+        count = (50_000 - connection.buffered_amount) // 1128 + 1
+        messages = number_messages(200)
+        results = [send(server, connection, message) for message in messages]
+        if send is not send_threadsafe:
+            # While that waits for its thread, the kernel may have taken a little more.
+            assert results == [True] * count + [False] * (200 - count)
+        assert connection.dropped_message_count == results.count(False) > 0
+        assert server.limit_counts["slow_consumer"] == results.count(False)
+        assert connection.buffered_amount <= 51_000
+        [warning] = list_warnings(caplog)
+        assert "slow consumer" in warning
+        assert "its newest messages are dropped" in warning
+        connection.close()
+        assert read_to_close(client) == [
+            message for message, is_queued in zip(messages, results, strict=True) if is_queued
+        ]
+
+
+@each_form
+def test_the_oldest_messages_of_a_slow_consumer_are_dropped(send, caplog):
+    with slow_peer("drop_oldest") as (server, connection, client):
+        count = (50_000 - connection.buffered_amount) // 1128 + 1
+        messages = number_messages(200)
+        for message in messages:
+            assert send(server, connection, message) is True
+            assert connection.buffered_amount <= 51_000
+        dropped = connection.dropped_message_count
+        assert server.limit_counts["slow_consumer"] > 0
+        [warning] = list_warnings(caplog)
+        assert "its oldest messages are dropped" in warning
+        connection.close()
+        received = read_to_close(client)
+        assert len(received) == 200 - dropped
+        if send is send_threadsafe:
+            # What the kernel took meanwhile was not the oldest any more.
+            assert received == sorted(received)
+            assert received[-40:] == messages[-40:]
+        else:
+            assert received == messages[-count:]
+
+
+@each_form
+def test_a_slow_consumer_is_closed(send, caplog):
+    with slow_peer("close", close_timeout=0.2) as (server, connection, client):
+        results = []
+        while connection.connected:
+            results.append(send(server, connection, bytes(1000)))
+        assert results == [True] * (len(results) - 1) + [False]
+        assert (connection.close_code, connection.close_reason) == (1013, "slow consumer")
+        assert connection.dropped_message_count == 0
+        assert server.limit_counts["slow_consumer"] == 1
+        assert list_warnings(caplog) == []
+        client.read_end()
+
+
+@pytest.mark.parametrize("policy", ["drop_newest", "drop_oldest"])
+def test_one_warning_until_the_peer_has_caught_up(policy, caplog):
+    with slow_peer(policy) as (_, connection, client):
+        for episode in range(1, 4):
+            for message in number_messages(100):
+                connection.send_nowait(message)
+            assert len(list_warnings(caplog)) == episode
+            wait_until(lambda: client.sock.recv(65536) and not connection.buffered_amount)
+            assert connection.send_nowait("news") is True
+            fill(connection)
+        assert connection.connected
+
+
+@pytest.mark.parametrize("policy", ["drop_newest", "drop_oldest"])
+def test_only_messages_of_those_that_do_not_wait_are_dropped(policy):
+    pieces = [b"f%d" % number + bytes(3000) for number in range(5)]
+    with slow_peer(policy) as (server, connection, client):
+        senders = [gevent.spawn(connection.send, b"sent" + message) for message in number_messages(30)]
+        run_hub()
+        connection.send_nowait(b"lost")
+        senders.append(gevent.spawn(connection.send_fragments, pieces))
+        run_hub()
+        # The fragmented one waits for room between two pieces, and the others for it.
+        senders += [gevent.spawn(connection.send, b"behind" + message) for message in number_messages(30)]
+        run_hub()
+        for message in number_messages(300):
+            connection.send_nowait(message)
+            server.broadcast(message)
+            connection.ping()
+        assert connection.dropped_message_count > 400
+        reader = gevent.spawn(read_messages_and_pings, client)
+        gevent.joinall(senders, raise_error=True)
+        connection.close()
+        received, pings = reader.get()
+        assert pings == 300
+        assert [message for message in received if message.startswith(b"sent")] == [
+            b"sent" + message for message in number_messages(30)
+        ]
+        assert [message for message in received if message.startswith(b"behind")] == [
+            b"behind" + message for message in number_messages(30)
+        ]
+        assert received.count(b"".join(pieces)) == 1
+        others = [message for message in received if message[:1].isdigit()]
+        assert set(others) <= set(number_messages(300))
+        assert len(others) + received.count(b"lost") == 601 - connection.dropped_message_count
+
+
+def read_messages_and_pings(client):
+    """Return the messages until the Close, but those of `fill`, and how many Pings came."""
+    messages, pings, whole = [], 0, b""
+    while True:
+        first, payload = client.read_frame()
+        if first == 0x88:
+            return [message for message in messages if message != bytes(1000)], pings
+        if first == 0x89:
+            pings += 1
+            continue
+        whole += payload
+        if first & 0x80:
+            messages.append(whole)
+            whole = b""
+
+
+@pytest.mark.parametrize("policy", ["drop_newest", "drop_oldest"])
+def test_a_message_that_is_half_sent_is_not_dropped(policy):
+    large = bytes(range(256)) * 8000
+    with slow_peer(policy) as (_, connection, client):
+        # A client that reads so far that some of the large one is out, and no more.
+        assert connection.send_nowait(large) is True
+        while connection.buffered_amount > len(large) - 300_000:
+            client.read_frame()
+            run_hub(1)
+        results = [connection.send_nowait(message) for message in number_messages(50)]
+        # There is no room, whatever is dropped.
+        assert results == [False] * 50
+        assert connection.dropped_message_count == 50
+        connection.close()
+        rest = []
+        first = 0x00
+        while first != 0x80:
+            first, payload = client.read_frame()
+            rest.append(payload)
+        assert large.endswith(b"".join(rest))
+        assert client.read_frame()[0] == 0x88
+
+
+def test_the_oldest_may_be_a_large_one_that_waits_whole():
+    with slow_peer("drop_oldest") as (_, connection, client):
+        assert connection.send_nowait(bytes(20_000_000)) is True
+        assert connection.send_nowait("small") is True
+        assert connection.dropped_message_count == 1
+        assert connection.buffered_amount < 2000
+        connection.close()
+        assert read_to_close(client) == [b"small"]
+
+
+def test_nothing_old_may_be_dropped():
+    with slow_peer("drop_oldest") as (_, connection, client):
+        sender = gevent.spawn(connection.send, b"." * 60_000)
+        run_hub()
+        assert connection.send_nowait("news") is False
+        assert (connection.dropped_message_count, connection.connected) == (1, True)
+        assert read_messages(client, 1)
+        wait_until(lambda: client.sock.recv(65536) and sender.ready())
+        sender.get()
+
+
+@pytest.mark.parametrize("policy", ["drop_newest", "drop_oldest"])
+def test_what_waits_behind_a_fragmented_message_is_dropped(policy, caplog):
+    with paired(slow_consumer=policy, send_high_water_mark=1000) as (client, connection):
+        for episode in (1, 2):
+            connection.send_frame(WebSocketFrame(1, b"a", fin=False))
+            waiting = gevent.spawn(connection.send, "sent")
+            run_hub()
+            # "sent" counts 132, each of them 130: behind the seventh the mark is passed.
+            messages = [f"{number:02}" for number in range(20)]
+            results = [connection.send_nowait(message) for message in messages]
+            assert results == ([True] * 7 + [False] * 13 if policy == "drop_newest" else [True] * 20)
+            assert connection.dropped_message_count == episode * 13
+            assert connection.buffered_amount == 4 + 7 * 2
+            assert len(list_warnings(caplog)) == episode
+            connection.send_frame(WebSocketFrame(0, b"b"))
+            waiting.get()
+            expected = messages[:7] if policy == "drop_newest" else messages[-7:]
+            assert read_messages(client, 9) == [b"ab", b"sent", *(message.encode() for message in expected)]
+
+
+def test_tiny_messages_behind_a_fragmented_one_count_with_an_overhead():
+    with paired(send_high_water_mark=10_000) as (client, connection):
+        connection.send_frame(WebSocketFrame(1, b"a", fin=False))
+        count = 0
+        while connection.connected:
+            connection.send_nowait("")
+            assert connection.buffered_amount == 0
+            count += 1
+        assert count == 10_000 // 128 + 2
+        assert connection.close_code == 1013
+        client.read_end()
+
+
+def test_corked_replies_do_not_make_a_slow_consumer():
+    with paired(send_high_water_mark=1_000) as (client, connection):
+
+        def reply(message):
+            connection.send(message * 600)
+            assert connection.send_nowait(message) is True
+
+        connection.on("message", reply)
+        client.send(make_frame("a") + make_frame("b") + make_frame("c"))
+        expected = [octet for letter in b"abc" for octet in (bytes([letter]) * 600, bytes([letter]))]
+        assert read_messages(client, 6) == expected
+        assert connection.connected
+
+
+def test_what_waits_behind_a_fragmented_message_goes_nowhere_when_the_budget_ends_the_connection():
+    with narrow_connections(1, max_queued_output=100_000, close_timeout=0.2) as (_, (connection,)):
+        fill(connection)
+        connection.send_frame(WebSocketFrame(2, b"a", fin=False))
+        for _ in range(5):
+            assert connection.send_nowait(bytes(50_000)) is True
+        with pytest.raises(ConnectionClosed) as caught:
+            connection.send_frame(WebSocketFrame(0, b"b"))
+        assert caught.value.code == 1013
+        # Nothing but our Close, and not that either where a frame is half sent.
+        assert connection.buffered_amount in {0, len(b"\x88\x0f\x03\xf5slow consumer")}
+
+
+# What comes in
 
 
 def test_the_receive_mark_stops_reading_until_half():
