@@ -1,19 +1,31 @@
 from __future__ import annotations
 
-import random
 import sys
 import zlib
+from typing import ClassVar
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geventws.deflate import DEFLATE_TAIL, Compressors, Deflate, DeflateOptions, DeflateParameters
+from geventws.deflate import DEFLATE_TAIL, DeflateParameters
 from geventws.errors import InvalidPayload, MessageTooBig, ProtocolError
 from geventws.frames import Opcode, WebSocketFrame, serialize_frame, serialize_message
 from geventws.inbox import QUEUE_OVERHEAD, Fragment, Ping, Pong
-from geventws.prepared import PreparedMessage
-from geventws.protocol import HEADROOM, Protocol
+from geventws.protocol import Protocol
+from tests.octets import (
+    FORGETFUL,
+    NOISE,
+    deflate,
+    each_step,
+    feed,
+    from_client,
+    inflate_frames,
+    join_frames,
+    make_compressed,
+    receive,
+    take_all,
+)
 
 # What a client's frames begin with in most examples: the mask bit, and a key that changes nothing.
 ZERO_KEY = b"\0\0\0\0"
@@ -34,74 +46,6 @@ NOT_UTF_8 = [
     pytest.param(b"\xf5", 0, id="f5"),
     pytest.param(BEYOND_UNICODE, 12, id="beyond Unicode"),
 ]
-
-
-def feed(protocol, octets, step):
-    """Give octets in pieces, each in a buffer whose other octets are rubbish, before and afterwards."""
-    buffer = bytearray(HEADROOM + min(step, len(octets)) + 3)
-    for start in range(0, len(octets), step):
-        piece = octets[start : start + step]
-        buffer[:] = b"\xaa" * len(buffer)
-        buffer[HEADROOM : HEADROOM + len(piece)] = piece
-        protocol.receive(buffer, HEADROOM, HEADROOM + len(piece))
-
-
-def weigh(event):
-    payload = event if isinstance(event, (str, bytes)) else event.payload
-    return QUEUE_OVERHEAD + len(payload.encode() if isinstance(payload, str) else payload)
-
-
-def take_all(protocol):
-    """Take every event, and see that what is counted is exactly what is there."""
-    events, sizes = [], []
-    while protocol.has_events():
-        sizes.append(protocol.queued_size)
-        events.append(protocol.take())
-    assert protocol.queued_size == 0
-    weights = list(map(weigh, events))
-    assert sizes == [sum(weights[index:]) for index in range(len(weights))]
-    return events
-
-
-def receive(protocol, octets, step=sys.maxsize):
-    feed(protocol, octets, step)
-    return take_all(protocol)
-
-
-def from_client(first, payload=b""):
-    return serialize_frame(first, payload, 0x3D21FA37)
-
-
-FORGETFUL = DeflateParameters(server_no_context_takeover=True, client_no_context_takeover=True)
-NOISE = random.Random(7692).randbytes(70_000)
-
-
-def make_compressed(agreed=FORGETFUL, *, is_client=False, max_message_size=1048576, compressors=None, **options):
-    """Return a protocol that agreed on permessage-deflate; ``deflate`` holds its options."""
-    wanted = {"threshold": 0, "server_no_context_takeover": False, "client_no_context_takeover": False}
-    deflate = Deflate(
-        agreed,
-        DeflateOptions(**wanted | options.pop("deflate", {})),
-        Compressors() if compressors is None else compressors,
-        is_client=is_client,
-        max_message_size=max_message_size,
-    )
-    return Protocol(is_client=is_client, max_message_size=max_message_size, deflate=deflate, **options)
-
-
-def deflate(payload, level=9, memory_level=8):
-    """Compress one message as a peer might."""
-    compressor = zlib.compressobj(level, zlib.DEFLATED, -15, memory_level)
-    return (compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)).removesuffix(DEFLATE_TAIL)
-
-
-def join_frames(frames):
-    """Serialise pairs of first octet and payload as a server."""
-    return b"".join(serialize_frame(*frame) for frame in frames)
-
-
-# Every example comes whole and octet by octet.
-each_step = pytest.mark.parametrize("step", [sys.maxsize, 1], ids=["whole", "octet by octet"])
 
 
 @pytest.fixture
@@ -201,8 +145,7 @@ class TestDiscard:
 
     def test_compressed_character_that_is_half_there(self):
         # What follows is not inflated any more, so it cannot be missed.
-        deflate = Deflate(DeflateParameters(), DeflateOptions(), Compressors(), is_client=True, max_message_size=99)
-        client = Protocol(is_client=True, deflate=deflate)
+        client = make_compressed(DeflateParameters(), is_client=True)
         # "\u00e9" as a block without compression, cut between its two octets.
         feed(client, b"\x41\x06\x00\x02\x00\xfd\xff\xc3", sys.maxsize)
         client.discard()
@@ -929,13 +872,27 @@ class TestCompressedPayloads:
             assert type(client.failure) is InvalidPayload
             assert client.failure.close_code == 1007
 
-    def test_while_discarding(self):
-        # Nothing is inflated for nobody, so nothing is found to be corrupt; the peer's Close is seen.
-        client = make_compressed(DeflateParameters(), is_client=True)
+    def test_nothing_is_inflated_that_nobody_will_see(self):
+        client = make_compressed(is_client=True)
         client.discard()
-        feed(client, b"\xc1\x07\xf2\x48\xcd\xc9\xc9\x07\x00" + b"\xc1\x01\x06" + b"\x41\x01\x06", sys.maxsize)
-        assert receive(client, b"\x80\x02\xff\xff" + b"\x88\x02\x03\xe8") == []
+        assert receive(client, b"\xc1\x05\xf2\x00\x11\x00\x00" + b"\x41\x01\x06\x80\x00" + b"\x88\x02\x03\xe8") == []
         assert (client.failure, client.close_code) == (None, 1000)
+
+    @each_step
+    @pytest.mark.parametrize("at", range(1, 12))
+    @pytest.mark.parametrize("style", ["assembled", "as frames", "streamed"])
+    def test_discarded_within_a_message(self, style, at, step):
+        # Wherever it was, in the middle of a character, too.
+        octets = deflate("κόσμε".encode())
+        for frames in ([(0xC1, octets)], [(0x41, octets[:6]), (0x80, octets[6:])]):
+            client = make_compressed(is_client=True, assembles=style != "as frames")
+            if style == "streamed":
+                client.stream()
+            whole = join_frames(frames) + b"\x88\x02\x03\xe8"
+            feed(client, whole[:at], step)
+            client.discard()
+            assert receive(client, whole[at:], step) == []
+            assert (client.failure, client.close_code) == (None, 1000)
 
 
 class TestCompressedLimits:
@@ -1174,15 +1131,73 @@ class TestCompressedStream:
         assert receive(client, octets, step) == ["Hello Hello"]
 
 
-def inflate_frames(octets):
-    """Return the first octets of a message's frames, and its inflated payload."""
-    receiver = Protocol(is_client=True, assembles=False)
-    # The receiver agreed on nothing, so it gets a binary message without the bit.
-    assert octets[0] & 0x40
-    feed(receiver, bytes([octets[0] & 0x80 | 0x02]) + octets[1:], sys.maxsize)
-    frames = [event for event in take_all(receiver) if isinstance(event, WebSocketFrame)]
-    payload = zlib.decompressobj(-15).decompress(b"".join(frame.payload for frame in frames) + DEFLATE_TAIL)
-    return [octets[0], *(frame.first_octet for frame in frames[1:])], payload
+class TestBacklog:
+    """Frames wait as they came while more is queued than may be: small ones may inflate to much."""
+
+    MESSAGES: ClassVar = [bytes([number]) * 1000 for number in range(10)]
+
+    def make(self, **options):
+        return make_compressed(is_client=True, max_queued_size=2000, **options)
+
+    def join(self):
+        return b"".join(serialize_frame(0xC2, deflate(message)) for message in self.MESSAGES)
+
+    @each_step
+    def test_no_more_is_inflated(self, step):
+        client = self.make()
+        assert not client.has_backlog()
+        feed(client, self.join(), step)
+        # The second passes the limit.
+        assert (client.queued_size, client.has_backlog()) == (2 * (1000 + QUEUE_OVERHEAD), True)
+        messages = []
+        while client.has_events():
+            messages.append(client.take())
+            client.parse_backlog()
+            assert client.queued_size <= 2 * (1000 + QUEUE_OVERHEAD)
+        assert messages == self.MESSAGES
+        assert not client.has_backlog()
+
+    @each_step
+    def test_goes_on_with_what_comes_then(self, step):
+        client = self.make()
+        octets = self.join()
+        feed(client, octets[:-5], step)
+        while client.has_backlog():
+            client.take()
+            client.parse_backlog()
+        assert receive(client, octets[-5:], step)[-1] == self.MESSAGES[-1]
+
+    def test_nothing_to_go_on_with(self):
+        client = self.make()
+        client.parse_backlog()
+        assert receive(client, self.join()[:10]) == []
+
+    @each_step
+    def test_violations_and_pings_wait_too(self, step):
+        client = self.make()
+        feed(client, self.join() + b"\x89\x01p\xc9\x00", step)
+        assert (client.failure, client.replies) == (None, [])
+        messages = []
+        while client.has_events():
+            messages.append(client.take())
+            client.parse_backlog()
+        assert messages == self.MESSAGES
+        assert (client.failure.close_code, len(client.replies)) == (1002, 1)
+
+    @each_step
+    @pytest.mark.parametrize("options", [{}, {"assembles": False}], ids=["assembled", "as frames"])
+    def test_what_is_discarded_leaves_room(self, options, step):
+        client = self.make(**options)
+        feed(client, self.join() + b"\x88\x02\x03\xe8", step)
+        client.discard()
+        client.parse_backlog()
+        assert (client.has_events(), client.has_backlog(), client.close_code) == (False, False, 1000)
+
+    def test_without_compression_there_is_none(self):
+        client = Protocol(is_client=True, max_queued_size=2000)
+        feed(client, b"".join(serialize_message(2, message, 0) for message in self.MESSAGES), sys.maxsize)
+        assert not client.has_backlog()
+        assert take_all(client) == self.MESSAGES
 
 
 class TestSerializeCompressed:
@@ -1300,72 +1315,6 @@ class TestSharingKey:
         assert Protocol(is_client=True).make_sharing_key() is None
         assert make_compressed(is_client=True).make_sharing_key() is None
         assert make_compressed(DeflateParameters(False, True)).make_sharing_key() is None
-
-
-class TestPreparedMessage:
-    def test_what_it_holds(self):
-        message = PreparedMessage(Opcode.TEXT, b"Hello", True)
-        assert (len(message), message.is_droppable) == (5, False)
-        assert PreparedMessage(Opcode.TEXT, b"Hello", True, is_droppable=True).is_droppable
-
-    def test_made_once_for_those_that_share(self):
-        compressors = Compressors()
-        message = PreparedMessage(Opcode.BINARY, b"Hello" * 100, True)
-        plain = [message.serialize(Protocol()) for _ in range(2)]
-        compressed = [message.serialize(make_compressed(compressors=compressors)) for _ in range(3)]
-        assert plain[0] is plain[1]
-        assert compressed[0] is compressed[1] is compressed[2]
-        assert plain[0] == Protocol().serialize(Opcode.BINARY, b"Hello" * 100)
-        assert inflate_frames(compressed[0]) == ([0xC2], b"Hello" * 100)
-
-    def test_made_for_each_set_of_parameters(self):
-        message = PreparedMessage(Opcode.TEXT, b"Hello" * 10, True)
-        assert message.serialize(Protocol(fragmentation_threshold=30))[0] == 0x01
-        assert message.serialize(Protocol())[0] == 0x81
-        assert message.serialize(make_compressed())[0] == 0xC1
-        assert message.serialize(make_compressed(deflate={"threshold": 1000}))[0] == 0x81
-
-    def test_a_context_of_its_own(self):
-        agreed = DeflateParameters()
-        servers, clients = (
-            [make_compressed(agreed) for _ in range(2)],
-            [make_compressed(agreed, is_client=True) for _ in range(2)],
-        )
-        # The second connection has sent it before.
-        message = PreparedMessage(Opcode.BINARY, NOISE[:300], True)
-        assert receive(clients[1], message.serialize(servers[1])) == [NOISE[:300]]
-        octets = [message.serialize(server) for server in servers]
-        assert len(octets[0]) > 300 > 50 > len(octets[1])
-        for client, each in zip(clients, octets, strict=True):
-            assert receive(client, each) == [NOISE[:300]]
-
-    def test_client_masks_each_time(self):
-        message = PreparedMessage(Opcode.TEXT, b"Hello" * 10, True)
-        for client in (Protocol(is_client=True), make_compressed(is_client=True)):
-            octets = {message.serialize(client) for _ in range(3)}
-            assert len(octets) > 1
-            for each in octets:
-                assert receive(make_compressed(), each) == ["Hello" * 10]
-
-    def test_not_compressed(self):
-        message = PreparedMessage(Opcode.TEXT, b"Hello" * 10, False)
-        for server in (make_compressed(), make_compressed(DeflateParameters()), Protocol()):
-            assert message.serialize(server) == b"\x81\x32" + b"Hello" * 10
-
-    @pytest.mark.parametrize("agreed", [None, FORGETFUL, DeflateParameters()], ids=["plain", "forgets", "takes over"])
-    @pytest.mark.parametrize("compresses", [True, False])
-    def test_fragments(self, compresses, agreed):
-        server = Protocol() if agreed is None else make_compressed(agreed)
-        client = Protocol(is_client=True) if agreed is None else make_compressed(agreed, is_client=True)
-        fragments = [
-            PreparedMessage(first, payload, compresses, is_fragment=True)
-            for first, payload in ((2, NOISE[:30_000]), (0, b"a"), (0x80, b""))
-        ]
-        assert list(map(len, fragments)) == [30_000, 1, 0]
-        octets = [fragment.serialize(server) for fragment in fragments]
-        # One frame each, whatever the threshold is.
-        assert [each[0] for each in octets] == [0x42 if compresses and agreed else 0x02, 0x00, 0x80]
-        assert receive(client, b"".join(octets)) == [NOISE[:30_000] + b"a"]
 
 
 def test_receive_octets(server):
