@@ -34,7 +34,7 @@ PIP_INSTALL = -m pip install --quiet --quiet --disable-pip-version-check
 # The folders stand here too: they change when a file is removed.
 SOURCES := pyproject.toml setup.py MANIFEST.in LICENSE $(wildcard README.md) $(shell find geventws -not -name '*.pyc' -not -name __pycache__ \
 	-not -name '*.so')
-PACKAGES := geventws $(wildcard examples)
+PACKAGES := geventws $(wildcard examples benchmarks)
 # -I: not what lies in this folder.
 TELL_BUILD = -I -c 'import geventws; print("geventws", geventws.__version__, "is installed:", \
 	"compiled" if geventws.COMPILED else "plain Python (GEVENTWS_BUILD=compiled make ... tells why it is not compiled)")'
