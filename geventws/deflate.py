@@ -75,10 +75,12 @@ class DeflateOptions:
     client_no_context_takeover: bool = True
     server_max_window_bits: int = _FULL_BITS
     client_max_window_bits: int = _FULL_BITS
-    # As quick as level 1 and smaller; level 6 takes twice the time for another tenth.
+    # Up to 4 KiB as quick as level 1, and smaller. Level 6 adds a quarter to the time of an echo for another tenth, and
+    # most of its own time again where a context is kept.
     level: int = 3
+    # zlib's own: nothing less is quicker with the full window, and with a smaller one no more is taken than pays.
     memory_level: int = 8
-    # Below it a few dozen octets are saved, of a packet that has to go anyway.
+    # Below it a few dozen octets are saved, of a packet that has to go anyway, for more time than the message takes.
     threshold: int = 256
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import hashlib
 import http.client
+import json
 import os
 import re
 import runpy
@@ -20,6 +21,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import zlib
 from pathlib import Path
 
 import pytest
@@ -145,14 +147,6 @@ def test_hello_websocket(run):
     assert get_refusal(child, "/").status_code == 400
 
 
-def test_compression(run):
-    with websockets.sync.client.connect(f"ws://127.0.0.1:{run('compression.py').port}/") as connection:
-        assert [extension.name for extension in connection.protocol.extensions] == ["permessage-deflate"]
-        for message in ("some text", "some text, and more of it " * 100):
-            connection.send(message)
-            assert connection.recv(TIMEOUT) == message
-
-
 def test_hello_everybody(run):
     child = run("hello_everybody.py")
     with child.connect("/ws") as first, child.connect("/ws") as second:
@@ -264,6 +258,36 @@ def test_stream_upload(run):
         connection.send_frame(websocket.ABNF.create_frame(half, websocket.ABNF.OPCODE_CONT, 1))
         assert connection.recv() == f"120000 octets, {hashlib.sha256(half * 2).hexdigest()}"
         assert connection.recv() == "line 0\nline 1\nline 2\n"
+
+
+def test_compression(run):
+    child = run("compression.py")
+    # The client knows no compression: it offers what it lacks, and its frames are read here.
+    offer = "Sec-WebSocket-Extensions: permessage-deflate"
+    with child.connect(header=[offer]) as connection, connection.sock.makefile("rb") as file:
+        assert connection.getheaders()["sec-websocket-extensions"].startswith("permessage-deflate;")
+        first, payload = read_frame(file)
+        assert (first, len(payload) > 1024, len(json.loads(payload)["token"])) == (0x81, True, 32)
+        connection.send("42")
+        assert read_frame(file) == (0x81, b'["room number 42"]')
+        connection.send("room")
+        first, payload = read_frame(file)
+        assert (first, len(payload) < 1024) == (0xC1, True)
+        rooms = json.loads(zlib.decompressobj(-15).decompress(payload + b"\x00\x00\xff\xff"))
+        assert rooms == [f"room number {number}" for number in range(100)]
+    with websockets.sync.client.connect(f"ws://127.0.0.1:{child.port}/") as connection:
+        assert [extension.name for extension in connection.protocol.extensions] == ["permessage-deflate"]
+        assert json.loads(connection.recv(TIMEOUT))["rooms"] == rooms
+        connection.send("room")
+        assert json.loads(connection.recv(TIMEOUT)) == rooms
+
+
+def read_frame(file):
+    """Return the first octet and the payload of a frame from a server."""
+    first, size = file.read(2)
+    if size == 126:
+        size = int.from_bytes(file.read(2), "big")
+    return first, file.read(size)
 
 
 def test_log_ends(run):
