@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import json
 import multiprocessing
 import random
@@ -40,17 +41,18 @@ UPGRADE = (
 
 
 class Case(NamedTuple):
-    """Name one configuration of a server; one without a level does not compress."""
+    """Name one configuration of a server; without a module it does not compress."""
 
     title: str
-    level: int = 0
+    module: str = ""
+    level: int = 3
     takes_over: bool = False
     bits: int = 15
     memory_level: int = 8
 
     def make_option(self) -> bool | DeflateOptions:
         """Return the value of ``permessage_deflate``."""
-        if not self.level:
+        if not self.module:
             return False
         return DeflateOptions(
             server_no_context_takeover=not self.takes_over,
@@ -60,18 +62,21 @@ class Case(NamedTuple):
             level=self.level,
             memory_level=self.memory_level,
             threshold=0,
+            compressobj=importlib.import_module(self.module).compressobj,
         )
 
 
-def list_cases(levels: Sequence[int]) -> list[Case]:
+def list_cases(modules: Sequence[str], levels: Sequence[int]) -> list[Case]:
     """Return all cases."""
     cases = [Case("off")]
-    for level in levels:
-        cases += [
-            Case(f"level {level}, no context", level),
-            Case(f"level {level}, context, 15/8", level, takes_over=True),
-            Case(f"level {level}, context, 12/5", level, takes_over=True, bits=12, memory_level=5),
-        ]
+    for module in modules:
+        for level in levels:
+            name = f"{module} {level}"
+            cases += [
+                Case(f"{name}, no context", module, level),
+                Case(f"{name}, context, 15/8", module, level, takes_over=True),
+                Case(f"{name}, context, 12/5", module, level, takes_over=True, bits=12, memory_level=5),
+            ]
     return cases
 
 
@@ -259,6 +264,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--sizes", type=int, nargs="*", default=[128, 256, 512, 1024, 4096, 16384])
     parser.add_argument("--levels", type=int, nargs="+", default=[1, 3, 6])
+    parser.add_argument("--modules", nargs="+", default=["zlib"], help="that have compressobj, such as isal.isal_zlib")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--turns", type=int, default=64, help="messages of each of 16 connections, in each round")
     parser.add_argument("--connections", type=int, default=1000, help="for the memory; 0 leaves it out")
@@ -268,9 +274,9 @@ def main() -> None:
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     for size in options.sizes:
-        measure_time(list_cases(options.levels), make_messages(size), options.rounds, options.turns)
+        measure_time(list_cases(options.modules, options.levels), make_messages(size), options.rounds, options.turns)
     if options.connections:
-        measure_memory(list_cases([3]), make_messages(4096), options.connections)
+        measure_memory(list_cases(options.modules, [3]), make_messages(4096), options.connections)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ through an inflater that lives as long as its message. Inflating is bounded whil
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from geventws.errors import ConfigurationError, InvalidPayload, MessageTooBig
 from geventws.headers import Extension
@@ -51,6 +51,20 @@ _BITS = ("server_max_window_bits", "client_max_window_bits")
 _BITS_VALUES = {str(bits): bits for bits in range(8, _FULL_BITS + 1)}
 
 
+class Compressor(Protocol):
+    """Compress, as what `zlib.compressobj` returns does."""
+
+    def compress(self, data: bytes, /) -> bytes: ...
+
+    def flush(self, mode: int, /) -> bytes: ...
+
+
+#: Takes level, method, window bits and memory level.
+CompressorMaker = Callable[[int, int, int, int], Compressor]
+#: What a compressor is made with: its maker, level, window bits, memory level.
+CompressorKey = tuple[CompressorMaker, int, int, int]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeflateOptions:
     """Hold the options of permessage-deflate, for ``permessage_deflate`` of a server or a client (RFC 7692).
@@ -65,6 +79,8 @@ class DeflateOptions:
         level: Of zlib, 1 (quick) to 9 (small).
         memory_level: Of zlib, 1 to 9: how much memory a compressor takes.
         threshold: Octets of the smallest message that is compressed.
+        compressobj: What makes the compressors: another module's with the interface of `zlib.compressobj`, its levels
+            from 1 on and its flushes. For a window of 256 octets it is always zlib's.
 
     Raises:
         ConfigurationError: A value has the wrong type or is out of range.
@@ -82,6 +98,8 @@ class DeflateOptions:
     memory_level: int = 8
     # Below it a few dozen octets are saved, of a packet that has to go anyway, for more time than the message takes.
     threshold: int = 256
+    # The one that is always there.
+    compressobj: CompressorMaker = zlib.compressobj
 
     def __post_init__(self) -> None:
         """Check every value."""
@@ -93,6 +111,10 @@ class DeflateOptions:
         self._check_number("level", 1, 9)
         self._check_number("memory_level", 1, 9)
         self._check_number("threshold", 0, None)
+        try:
+            _make_compressor(self.compressobj, self.level, _FULL_BITS, self.memory_level)
+        except Exception as error:
+            raise ConfigurationError(f"compressobj makes no compressor of level {self.level}: {error}") from error
 
     def _check_number(self, name: str, low: int, high: int | None) -> None:
         value = getattr(self, name)
@@ -249,14 +271,14 @@ class Compressors:
     __slots__ = ("_compressors",)
 
     def __init__(self) -> None:
-        self._compressors: dict[tuple[int, int, int], zlib._Compress] = {}
+        self._compressors: dict[CompressorKey, Compressor] = {}
 
-    def compress(self, payload: bytes, key: tuple[int, int, int]) -> bytes:
+    def compress(self, payload: bytes, key: CompressorKey) -> bytes:
         """Compress a payload that refers to none before it.
 
         Args:
             payload: At least one octet.
-            key: Level, window bits and memory level.
+            key: What the compressor is made with.
         """
         compressor = self._compressors.pop(key, None) or _make_compressor(*key)
         # A full flush lets the compressor forget what it saw, and costs less than making a new one.
@@ -266,12 +288,14 @@ class Compressors:
         return octets[: -len(DEFLATE_TAIL)]
 
 
-def _make_compressor(level: int, bits: int, memory_level: int) -> zlib._Compress:
+def _make_compressor(compressobj: CompressorMaker, level: int, bits: int, memory_level: int) -> Compressor:
     # A hash table much larger than the window, which a client may make small, costs zlib up to four times the time.
     memory_level = min(memory_level, max(5, bits - 6))
-    # zlib has no compressor with a window of 256 octets; run-length matches have a distance of one, and fit into any.
-    strategy = zlib.Z_RLE if bits == 8 else zlib.Z_DEFAULT_STRATEGY
-    return zlib.compressobj(level, zlib.DEFLATED, -max(bits, 9), memory_level, strategy)
+    if bits == 8:
+        # zlib has no compressor with a window of 256 octets; run-length matches have a distance of one, and fit into
+        # any. Not every other module has that strategy.
+        return zlib.compressobj(level, zlib.DEFLATED, -9, memory_level, zlib.Z_RLE)
+    return compressobj(level, zlib.DEFLATED, -bits, memory_level)
 
 
 class Deflate:
@@ -329,10 +353,10 @@ class Deflate:
             (client_side, server_side) if is_client else (server_side, client_side)
         )
         self.threshold = options.threshold
-        self._key = (options.level, bits_out, options.memory_level)
+        self._key = (options.compressobj, options.level, bits_out, options.memory_level)
         self.sharing_key = None if takes_over_out else self._key
         self._compressors = compressors
-        self._compressor: zlib._Compress | None = None
+        self._compressor: Compressor | None = None
         self._bits_in = bits_in
         self._takes_over_in = takes_over_in
         self._inflater: zlib._Decompress | None = None

@@ -97,6 +97,7 @@ class TestOptions:
             "level": 3,
             "memory_level": 8,
             "threshold": 256,
+            "compressobj": zlib.compressobj,
         }
 
     @pytest.mark.parametrize("name", FLAGS)
@@ -134,6 +135,19 @@ class TestOptions:
     def test_threshold_out_of_range(self, value):
         with pytest.raises(ConfigurationError, match=f"^threshold must be an int of 0 or more, not {value!r}$"):
             DeflateOptions(threshold=value)
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            pytest.param(None, id="None"),
+            pytest.param("zlib", id="str"),
+            pytest.param(lambda: None, id="other arguments"),
+            pytest.param(lambda level, *_: [][level], id="other levels"),
+        ],
+    )
+    def test_makes_no_compressor(self, value):
+        with pytest.raises(ConfigurationError, match=r"^compressobj makes no compressor of level 3: \S"):
+            DeflateOptions(compressobj=value)
 
     def test_is_a_value(self):
         options = DeflateOptions(level=1)
@@ -551,6 +565,39 @@ class TestCompress:
         assert make(agreed, memory_level=9).compress(message) == octets
         assert make(agreed, memory_level=most - 1).compress(message) != octets
 
+    @pytest.mark.parametrize("takes_over", [False, True])
+    def test_compressobj(self, takes_over):
+        made = []
+
+        def make_stored(*arguments):
+            made.append(arguments)
+            return zlib.compressobj(0, *arguments[1:])
+
+        agreed = DeflateParameters(not takes_over, True, 11)
+        deflate = make(agreed, compressobj=make_stored, level=7, **TAKING_OVER)
+        assert b"Hello" in deflate.compress(b"Hello")
+        assert set(made[1:]) == {(7, zlib.DEFLATED, -11, 5)}
+
+    def test_compressobj_is_shared_by_its_own(self):
+        compressors = Compressors()
+        plain = make(compressors=compressors)
+        other = make(compressors=compressors, compressobj=lambda _, *others: zlib.compressobj(0, *others))
+        assert plain.sharing_key != other.sharing_key
+        assert b"Hello" not in plain.compress(b"Hello")
+        assert b"Hello" in other.compress(b"Hello")
+
+    @pytest.mark.parametrize("bits", ALL_BITS)
+    @pytest.mark.parametrize("name", ["isal.isal_zlib", "zlib_ng.zlib_ng"])
+    def test_other_modules(self, name, bits):
+        module = pytest.importorskip(name, reason=f"{name} is not installed")
+        messages = [b"a", JSON, JSON, NOISE[: 1 << bits] * 2, bytes(70_000), JSON]
+        for level in (1, 3):
+            options = {"compressobj": module.compressobj, "level": level}
+            deflate = make(DeflateParameters(True, True, bits), **options)
+            assert [inflate_strictly(deflate.compress(message), bits) for message in messages] == messages
+            server, client = make_pair(DeflateParameters(False, True, bits), **options, **TAKING_OVER)
+            assert [client.inflate(server.compress(message), True) for message in messages] == messages
+
     @every_agreement
     def test_fragments_of_unknown_number(self, agreed):
         # 7.2.1: what is not at the message's end keeps the octets that end each flushed block.
@@ -569,21 +616,21 @@ class TestCompress:
     def test_sides(self):
         # Each side has its own direction's parameters.
         agreed = DeflateParameters(True, False, 9, 15)
-        assert make(agreed, level=1, memory_level=2).sharing_key == (1, 9, 2)
+        assert make(agreed, level=1, memory_level=2).sharing_key == (zlib.compressobj, 1, 9, 2)
         assert make(agreed, is_client=True, **TAKING_OVER).sharing_key is None
         agreed = DeflateParameters(False, True, 15, 10)
         assert make(agreed).sharing_key is None
-        assert make(agreed, is_client=True).sharing_key == (3, 10, 8)
+        assert make(agreed, is_client=True).sharing_key == (zlib.compressobj, 3, 10, 8)
 
     def test_a_client_forgets_without_being_told(self):
-        assert make(DeflateParameters(), is_client=True).sharing_key == (3, 15, 8)
+        assert make(DeflateParameters(), is_client=True).sharing_key == (zlib.compressobj, 3, 15, 8)
         assert make(DeflateParameters(), is_client=True, client_no_context_takeover=False).sharing_key is None
         # The server is bound by its own answer, not by what a client may wish.
         assert make(DeflateParameters()).sharing_key is None
 
     def test_a_clients_window_is_not_above_its_own_option(self):
         deflate = make(DeflateParameters(), is_client=True, client_max_window_bits=9)
-        assert deflate.sharing_key == (3, 9, 8)
+        assert deflate.sharing_key == (zlib.compressobj, 3, 9, 8)
         assert inflate_alone(deflate.compress(JSON), 9) == JSON
 
     def test_threshold(self):
@@ -623,7 +670,7 @@ class TestSharedCompressor:
 
     def test_an_interrupted_one_is_not_used_again(self):
         compressors = Compressors()
-        key = (3, 15, 8)
+        key = make().sharing_key
         fresh = compressors.compress(JSON, key)
         with pytest.raises(TypeError):
             compressors.compress("no octets", key)
@@ -838,7 +885,7 @@ class TestBound:
     def test_bomb(self):
         # A mebioctet that makes a gibioctet.
         compressors = Compressors()
-        bomb = compressors.compress(bytes(MIB), (9, 15, 9)) + DEFLATE_TAIL
+        bomb = compressors.compress(bytes(MIB), (zlib.compressobj, 9, 15, 9)) + DEFLATE_TAIL
         bomb *= 1024
         assert len(bomb) < 1.1 * MIB
         deflate = make()
