@@ -332,7 +332,7 @@ def list_stalls(texts):
 
 
 def test_a_stall_gives_a_silent_peer_its_whole_time(caplog):
-    with paired(keepalive_interval=0.1, keepalive_grace_period=0.5) as (client, connection):
+    with paired(keepalive_interval=0.1, keepalive_grace_period=1) as (client, connection):
         assert client.read(2) == b"\x89\x00"
         # The client stands still as well, so nothing waits in the kernel afterwards.
         time.sleep(STALL)
@@ -357,7 +357,7 @@ def test_a_dead_peer_is_dropped_after_a_stall():
 
 
 def test_a_listener_that_computes_is_one_stall_for_all_connections(caplog):
-    with serve(keepalive_interval=0.1, keepalive_grace_period=0.5) as (http, server):
+    with serve(keepalive_interval=0.1, keepalive_grace_period=1) as (http, server):
 
         @server.on("request")
         def accept(request):
@@ -379,7 +379,7 @@ def test_a_listener_that_computes_is_one_stall_for_all_connections(caplog):
 
 
 def test_a_stall_gives_a_peer_the_whole_close_timeout():
-    with paired(close_timeout=0.5) as (client, connection):
+    with paired(close_timeout=1) as (client, connection):
         connection.close()
         run_hub()
         time.sleep(STALL)
@@ -403,7 +403,7 @@ def test_a_close_that_waits_in_the_kernel_counts():
 def test_a_stall_gives_a_peer_the_whole_send_timeout():
     # Not TCP, where the kernel of a peer that does not read makes a little room now and then.
     ours, peer = socket.socketpair()
-    connection = WebSocketConnection(detach(ours), ConnectionConfig(send_timeout=0.5))
+    connection = WebSocketConnection(detach(ours), ConnectionConfig(send_timeout=1))
     connection._start()
     with peer:
         connection.send_nowait(bytes(900_000))
@@ -433,7 +433,7 @@ from gevent.pywsgi import WSGIServer
 from geventws import WebSocketServer
 
 http = WSGIServer(("127.0.0.1", 0), log=None)
-server = WebSocketServer(http_server=http, keepalive_interval=0.2, keepalive_grace_period=0.5)
+server = WebSocketServer(http_server=http, keepalive_interval=0.2, keepalive_grace_period=1)
 
 
 @server.on("request")
