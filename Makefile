@@ -83,9 +83,10 @@ docs: $(PLAIN)/.tools
 comma = ,
 empty =
 space = $(empty) $(empty)
+# A server whose every line is traced is too slow for floods: time-outs strike before what is measured is there.
 coverage: $(PLAIN)/.tools
 	@$(PLAIN)/bin/coverage erase
-	$(PLAIN)/bin/coverage run $(PLAIN)/bin/pytest -rs $(TESTS)
+	$(PLAIN)/bin/coverage run $(PLAIN)/bin/pytest -rs --deselect tests/test_adversary.py::TestMemory $(TESTS)
 	@$(PLAIN)/bin/coverage combine --quiet
 	@$(PLAIN)/bin/coverage report --fail-under=$(COVERAGE)
 	@$(PLAIN)/bin/coverage report --fail-under=$(CORE_COVERAGE) \
