@@ -94,6 +94,27 @@ def find_program(name):
     return shutil.which(requirement.programs[0])
 
 
+@pytest.fixture
+def compressions(monkeypatch):
+    """Count the messages that all connections inflate (``in``) and compress (``out``)."""
+    from geventws.deflate import Deflate  # noqa: PLC0415 - as above
+
+    counts = {"in": 0, "out": 0}
+    inflate, compress = Deflate.inflate, Deflate.compress
+
+    def count_in(self, octets, fin):
+        counts["in"] += fin
+        return inflate(self, octets, fin)
+
+    def count_out(self, payload):
+        counts["out"] += 1
+        return compress(self, payload)
+
+    monkeypatch.setattr(Deflate, "inflate", count_in)
+    monkeypatch.setattr(Deflate, "compress", count_out)
+    return counts
+
+
 @pytest.fixture(scope="session")
 def warm_hub():
     """Have gevent open now what it keeps open from the first use on: its loop's and its thread pool's descriptors."""

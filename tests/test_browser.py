@@ -7,7 +7,8 @@ import shutil
 
 import pytest
 
-from tests.support import Example
+from geventws import DeflateOptions
+from tests.support import Example, in_thread, make_http, serve
 
 FLAGS = (
     "--headless=new",
@@ -27,6 +28,26 @@ const [address, done] = arguments;
 const socket = new WebSocket(address, "chat");
 socket.onopen = () => { socket.close(); done("open"); };
 socket.onclose = () => done("refused");
+"""
+#: Send texts and octets to a server that echoes; tells how many came back as they were, and what was negotiated.
+CONVERSE = """
+const [address, done] = arguments;
+const socket = new WebSocket(address);
+const messages = [];
+for (let number = 0; number < 40; number += 1) {
+  messages.push(`${number}: ${"Grüße, 世界 ".repeat(number * 50)}`);
+  messages.push(crypto.getRandomValues(new Uint8Array(number * 100)));
+}
+let count = 0, same = 0;
+socket.binaryType = "arraybuffer";
+socket.onopen = () => messages.forEach((message) => socket.send(message));
+socket.onmessage = ({ data }) => {
+  const sent = messages[count++];
+  const octets = typeof data === "string" ? null : new Uint8Array(data);
+  same += octets ? octets.length === sent.length && octets.every((octet, at) => octet === sent[at]) : data === sent;
+  if (count === messages.length) socket.close(1000);
+};
+socket.onclose = ({ code }) => done({ code, count, same, extensions: socket.extensions });
 """
 
 pytestmark = pytest.mark.limit(120)
@@ -162,3 +183,25 @@ def test_chat_refuses_the_page_of_a_foreign_origin(open_window):
         assert window.driver.execute_async_script(CONNECT, target) == "refused"
         window.driver.get(f"{address}/me")
         assert window.driver.execute_async_script(CONNECT, target) == "open"
+
+
+def answer_page(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/html")])
+    return [b"<!doctype html><title>page</title>"]
+
+
+@pytest.mark.parametrize("takes_over", [True, False], ids=["context takeover", "none"])
+def test_a_compressed_conversation(open_window, compressions, takes_over):
+    options = DeflateOptions(server_no_context_takeover=not takes_over, client_no_context_takeover=not takes_over)
+    with serve(http=make_http(answer_page), permessage_deflate=options) as (http, server):
+        server.on("request", lambda request: request.accept().on("message", request.connection.send))
+        driver = open_window("ann").driver
+        # The driver blocks natively, and this thread is the server's.
+        in_thread(driver.get, f"http://127.0.0.1:{http.server_port}/")
+        result = in_thread(driver.execute_async_script, CONVERSE, f"ws://127.0.0.1:{http.server_port}/")
+    assert (result["code"], result["count"], result["same"]) == (1000, 80, 80)
+    assert result["extensions"].startswith("permessage-deflate")
+    assert ("client_no_context_takeover" in result["extensions"]) is not takes_over
+    # Chromium compresses every message, noise and the empty one, too; ours are those of 256 octets and more.
+    assert compressions["in"] == 80
+    assert compressions["out"] > 70

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import hashlib
 import json
 import threading
@@ -23,6 +24,8 @@ from gevent.subprocess import PIPE, Popen
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 import geventws
+from geventws import DeflateOptions
+from geventws.headers import serialize_extensions
 from tests.support import in_thread, record, serve
 
 NODE = Path(__file__).parent / "node"
@@ -133,7 +136,29 @@ def refused(open_client, url):
     return {"status": status, "reason": reason}
 
 
-TOPICS = {function.__name__: function for function in (exchange, control, handshake, leave, wait, too_large, refused)}
+def compressed(open_client, url):
+    with open_client(url) as client:
+        same = 0
+        for number in range(40):
+            text = f"{number}: {'Grüße, 世界 ' * number}"
+            for message in (text, hashlib.sha256(text.encode()).digest(), bytes(number * 1000)):
+                client.send(message)
+                same += client.receive() == message
+                if message:
+                    half = len(message) // 2
+                    client.send_fragments([message[:half], message[half:]])
+                    same += client.receive() == message
+        client.send("fragments")
+        assembled = client.receive()
+        extensions = client.get_extensions()
+        client.close(1000, "")
+    return {"extensions": extensions, "same": same, "assembled": assembled}
+
+
+TOPICS = {
+    function.__name__: function
+    for function in (exchange, control, handshake, leave, wait, too_large, refused, compressed)
+}
 
 
 # The clients that block
@@ -152,6 +177,9 @@ class SyncWebsockets:
 
     def get_response_fields(self):
         return {name.lower(): value for name, value in self.connection.response.headers.raw_items()}
+
+    def get_extensions(self):
+        return self.get_response_fields().get("sec-websocket-extensions", "")
 
     def send(self, message):
         self.connection.send(message)
@@ -204,6 +232,9 @@ class AsyncioWebsockets:
 
     def get_response_fields(self):
         return {name.lower(): value for name, value in self.connection.response.headers.raw_items()}
+
+    def get_extensions(self):
+        return self.get_response_fields().get("sec-websocket-extensions", "")
 
     def send(self, message):
         self.run(self.connection.send(message))
@@ -293,14 +324,17 @@ class WebsocketClient:
 class GeventwsClient:
     """Our own."""
 
-    def __init__(self, url, subprotocols=(), origin=None, headers=()):
+    def __init__(self, url, subprotocols=(), origin=None, headers=(), **options):
         self.connection = geventws.connect(
-            url, subprotocols=subprotocols, origin=origin, headers=headers, max_received_frame_size=1 << 20
+            url, subprotocols=subprotocols, origin=origin, headers=headers, max_received_frame_size=1 << 20, **options
         )
         self.subprotocol = self.connection.subprotocol
 
     def get_response_fields(self):
         return {}
+
+    def get_extensions(self):
+        return serialize_extensions(self.connection.extensions)
 
     def send(self, message):
         self.connection.send(message)
@@ -453,6 +487,50 @@ def test_client_of_others(name, topic, our_server, require):
         assert reason == "done" or topic != "leave"
 
 
+# Compression
+
+AGREEMENTS = {
+    "forgetting": DeflateOptions(),
+    "taking over": DeflateOptions(server_no_context_takeover=False, client_no_context_takeover=False, threshold=0),
+    "small windows": DeflateOptions(
+        server_no_context_takeover=False,
+        client_no_context_takeover=False,
+        server_max_window_bits=8,
+        client_max_window_bits=9,
+        threshold=0,
+    ),
+}
+# Each message goes whole and in fragments, but the empty one.
+SAME = 2 * 3 * 40 - 1
+
+
+def check_extensions(value, options):
+    """See that an answer agrees on compression as ``options`` want it."""
+    assert value.startswith("permessage-deflate")
+    assert ("server_no_context_takeover" in value) is options.server_no_context_takeover
+    assert ("client_no_context_takeover" in value) is options.client_no_context_takeover
+    bits = options.server_max_window_bits
+    assert bits == 15 or f"server_max_window_bits={bits}" in value
+
+
+@pytest.mark.parametrize("agreement", AGREEMENTS)
+@pytest.mark.parametrize("name", ["websockets", "websockets-asyncio", "npm-ws"])
+def test_compression_with_a_client_of_others(name, agreement, compressions, require):
+    if name.startswith("npm-"):
+        require("node")
+    options = AGREEMENTS[agreement]
+    with serve(permessage_deflate=options) as (http, server):
+        server.on("request", answer_events)
+        closes = record(server, "close")
+        result = CLIENTS[name]("compressed", f"ws://127.0.0.1:{http.server_port}/")
+        assert (result["same"], result["assembled"]) == (SAME, "one two three")
+        check_extensions(result["extensions"], options)
+        assert closes.get()[2] == 1000
+        # Nearly all of them; small ones stay as they are where the options say so.
+        assert compressions["in"] > 200
+        assert compressions["out"] > (200 if options.threshold == 0 else 100)
+
+
 # Servers of others
 
 
@@ -526,3 +604,22 @@ def test_server_of_others(name, topic, require):
         expected = {**expected, "header": None, "set_cookie": None}
     with SERVERS[name](require) as port:
         assert TOPICS[topic](make_opener(GeventwsClient), f"ws://127.0.0.1:{port}/") == expected
+
+
+@pytest.mark.parametrize("agreement", AGREEMENTS)
+@pytest.mark.parametrize("name", SERVERS)
+def test_compression_with_a_server_of_others(name, agreement, compressions, require):
+    options = AGREEMENTS[agreement]
+    if options.server_max_window_bits == 8:
+        # Their servers decline it: zlib has no such compressor.
+        options = dataclasses.replace(options, server_max_window_bits=9)
+
+    def make_client(*arguments):
+        return GeventwsClient(*arguments, permessage_deflate=options)
+
+    with SERVERS[name](require) as port:
+        result = TOPICS["compressed"](make_opener(make_client), f"ws://127.0.0.1:{port}/")
+    assert (result["same"], result["assembled"]) == (SAME, "one two three")
+    check_extensions(result["extensions"], options)
+    assert compressions["in"] > 200
+    assert compressions["out"] > (200 if options.threshold == 0 else 100)

@@ -51,7 +51,7 @@ const libraries = {
 
   ws: (url, { subprotocols = [], origin, headers, frameSize } = {}) => new Promise((resolve, reject) => {
     const { WebSocket } = require("ws");
-    const socket = new WebSocket(url, subprotocols, { origin, headers });
+    const socket = new WebSocket(url, subprotocols, { origin, headers, perMessageDeflate: { threshold: 0 } });
     const messages = makeQueue();
     const pongs = makeQueue();
     const closed = new Promise((done) => socket.on("close", (code, reason) => done([code, reason.toString()])));
@@ -71,9 +71,11 @@ const libraries = {
       receive: messages.get,
       send: (message) => {
         const size = frameSize ?? message.length;
-        for (let start = 0; start < message.length; start += size) {
+        let start = 0;
+        do {
           socket.send(message.slice(start, start + size), { fin: start + size >= message.length });
-        }
+          start += size;
+        } while (start < message.length);
       },
       ping: (payload) => {
         socket.ping(payload);
@@ -142,6 +144,27 @@ const topics = {
     const connection = await open(url);
     connection.send(Buffer.alloc(2 ** 21));
     return { code: (await connection.closed)[0] };
+  },
+
+  async compressed(open, url) {
+    const connection = await open(url);
+    const fragmenting = await open(url, { frameSize: 100 });
+    const result = { extensions: connection.headers["sec-websocket-extensions"], same: 0 };
+    for (let number = 0; number < 40; number += 1) {
+      const text = `${number}: ${"Grüße, 世界 ".repeat(number)}`;
+      const noise = crypto.createHash("sha256").update(text).digest();
+      for (const message of [text, noise, Buffer.alloc(number * 1000)]) {
+        for (const sender of message.length ? [connection, fragmenting] : [connection]) {
+          sender.send(message);
+          const answer = await sender.receive();
+          result.same += typeof message === "string" ? answer === message : Buffer.compare(answer, message) === 0;
+        }
+      }
+    }
+    connection.send("fragments");
+    result.assembled = await connection.receive();
+    await Promise.all([connection.close(1000, ""), fragmenting.close(1000, "")]);
+    return result;
   },
 
   async refused(open, url) {

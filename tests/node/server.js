@@ -15,6 +15,7 @@ const server = new WebSocketServer({
     }
   },
   maxPayload: 2 ** 20,
+  perMessageDeflate: { threshold: 0 },
 });
 
 server.on("headers", (headers) => headers.push("X-Server: yes", "Set-Cookie: seen=1; Path=/"));
