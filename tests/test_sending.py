@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import time
+import tracemalloc
 
 import gevent
 import pytest
@@ -832,6 +833,23 @@ def test_a_message_that_is_half_sent_is_not_dropped(policy):
             rest.append(payload)
         assert large.endswith(b"".join(rest))
         assert client.read_frame()[0] == 0x88
+
+
+@pytest.mark.parametrize("policy", ["drop_newest", "drop_oldest"])
+@pytest.mark.parametrize("is_fragmented", [False, True], ids=["alone", "behind a fragmented message"])
+def test_a_flood_takes_no_more_memory_than_the_mark(policy, is_fragmented):
+    with slow_peer(policy, mark=100_000) as (_, connection, _):
+        if is_fragmented:
+            connection.send_frame(WebSocketFrame(2, b"a", fin=False))
+        tracemalloc.start()
+        try:
+            for number in range(3000):
+                connection.send_nowait(b"%05d" % number * 2000)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak < 200_000
+        assert connection.dropped_message_count > 2900
 
 
 def test_the_oldest_may_be_a_large_one_that_waits_whole():
