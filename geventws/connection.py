@@ -14,6 +14,7 @@ from greenlet import getcurrent
 from geventws.deflate import serialize_parameters
 from geventws.delivery import Receiver
 from geventws.dispatch import get_dispatcher
+from geventws.endpoint import Handover
 from geventws.frames import check_close
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class WebSocketConnection(Receiver):
             remote_addresses: All addresses that are known of it.
             early: Octets that came with the opening handshake.
         """
-        super().__init__(stream, get_dispatcher(), config, is_client=is_client, deflate=deflate, early=early)
+        super().__init__(Handover(stream, get_dispatcher(), config, is_client, deflate, early))
         self.data: Any = None
         self.subprotocol = subprotocol
         self.extensions: list[Extension] = [] if deflate is None else [serialize_parameters(deflate)]

@@ -16,10 +16,7 @@ from typing import TYPE_CHECKING, Any
 from geventws.endpoint import Endpoint
 
 if TYPE_CHECKING:
-    from geventws.config import ConnectionConfig
-    from geventws.deflate import DeflateParameters
-    from geventws.dispatch import Dispatcher
-    from geventws.sockets import Stream
+    from geventws.endpoint import Handover
 
 __all__ = ["Timekeeper"]
 
@@ -40,17 +37,8 @@ class Timekeeper(Endpoint):
         "_timer_deadline",
     )
 
-    def __init__(
-        self,
-        stream: Stream,
-        dispatcher: Dispatcher,
-        config: ConnectionConfig,
-        *,
-        is_client: bool,
-        deflate: DeflateParameters | None,
-        early: bytes,
-    ) -> None:
-        super().__init__(stream, dispatcher, config, is_client=is_client, deflate=deflate, early=early)
+    def __init__(self, handover: Handover) -> None:
+        super().__init__(handover)
         self._timer: Any = None
         self._timer_deadline = NEVER
         self._latency: float | None = None

@@ -23,10 +23,7 @@ from geventws.sockets import monotonic
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from geventws.config import ConnectionConfig
-    from geventws.deflate import DeflateParameters
-    from geventws.dispatch import Dispatcher
-    from geventws.sockets import Stream
+    from geventws.endpoint import Handover
 
 __all__ = ["Receiver"]
 
@@ -58,17 +55,8 @@ class Receiver(Sender):
         "_taken_at",
     )
 
-    def __init__(
-        self,
-        stream: Stream,
-        dispatcher: Dispatcher,
-        config: ConnectionConfig,
-        *,
-        is_client: bool,
-        deflate: DeflateParameters | None,
-        early: bytes,
-    ) -> None:
-        super().__init__(stream, dispatcher, config, is_client=is_client, deflate=deflate, early=early)
+    def __init__(self, handover: Handover) -> None:
+        super().__init__(handover)
         self._message_listeners: tuple[Any, ...] = ()
         self._frame_listeners: tuple[Any, ...] = ()
         self._is_ready = False

@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextvars
 import logging
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gevent.event import Event
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from geventws.prepared import PreparedMessage
     from geventws.sockets import Stream
 
-__all__ = ["Endpoint"]
+__all__ = ["Endpoint", "Handover"]
 
 logger = logging.getLogger("geventws")
 
@@ -42,6 +42,26 @@ logger = logging.getLogger("geventws")
 _START = HEADROOM
 #: A deadline that never comes.
 NEVER = float("inf")
+
+
+class Handover(NamedTuple):
+    """Hold what a connection begins with, for all the layers that it has.
+
+    Attributes:
+        stream: What it takes over.
+        dispatcher: That of its hub.
+        config: The limits and times.
+        is_client: Which side this is.
+        deflate: The agreement about permessage-deflate, None for none.
+        early: Octets that came with the opening handshake.
+    """
+
+    stream: Stream
+    dispatcher: Dispatcher
+    config: ConnectionConfig
+    is_client: bool
+    deflate: DeflateParameters | None
+    early: bytes
 
 
 class Endpoint(Transport):
@@ -73,16 +93,8 @@ class Endpoint(Transport):
         "_waiting_pongs",
     )
 
-    def __init__(
-        self,
-        stream: Stream,
-        dispatcher: Dispatcher,
-        config: ConnectionConfig,
-        *,
-        is_client: bool,
-        deflate: DeflateParameters | None,
-        early: bytes,
-    ) -> None:
+    def __init__(self, handover: Handover) -> None:
+        stream, dispatcher, config, is_client, deflate, early = handover
         super().__init__(stream, dispatcher, config.send_high_water_mark)
         self._config = config
         self._receive_mark = config.receive_high_water_mark
@@ -314,8 +326,8 @@ class Endpoint(Transport):
         protocol = self._protocol
         if protocol.failure is not None:
             self._error = protocol.failure
-            if limit := getattr(protocol.failure, "limit", ""):
-                self._count_limit(limit)
+            if protocol.failure.limit:
+                self._count_limit(protocol.failure.limit)
             self._fail(protocol.failure.close_code, str(protocol.failure), f"we failed it: {protocol.failure}")
         elif protocol.is_close_received:
             self._answer_close()

@@ -86,9 +86,14 @@ class ConnectError(WebSocketError, OSError):
 
 
 class ProtocolError(WebSocketError):
-    """Report a frame that breaks RFC 6455; the connection fails with ``close_code``."""
+    """Report a frame that breaks RFC 6455; the connection fails with ``close_code``.
+
+    Attributes:
+        limit: The option whose limit was exceeded, ``""`` where none was.
+    """
 
     close_code = 1002
+    limit = ""
 
 
 class InvalidPayload(ProtocolError):
@@ -98,11 +103,7 @@ class InvalidPayload(ProtocolError):
 
 
 class MessageTooBig(ProtocolError):
-    """Report a frame or message above a limit of the receiver (RFC 6455, 7.4.1).
-
-    Attributes:
-        limit: The option that set the limit, ``""`` where none did.
-    """
+    """Report a frame or message above a limit of the receiver (RFC 6455, 7.4.1)."""
 
     close_code = 1009
 

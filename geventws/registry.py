@@ -107,7 +107,11 @@ class Registry:
     def _relieve(self, budget: OutputBudget) -> None:
         """Fail the connections with the most output until the others are within the budget."""
         while budget.total > budget.limit:
-            candidates = [each for each in self.connections if each.close_code is None and not each._is_foreign()]
+            candidates = [
+                connection
+                for connection in tuple(self.connections)
+                if connection.close_code is None and not connection._is_foreign()
+            ]
             slowest = max(candidates, key=_get_output, default=None)
             if slowest is None or not slowest.buffered_amount:
                 return

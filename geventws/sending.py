@@ -35,10 +35,7 @@ from geventws.transport import drop_oldest
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from geventws.config import ConnectionConfig
-    from geventws.deflate import DeflateParameters
-    from geventws.dispatch import Dispatcher
-    from geventws.sockets import Stream
+    from geventws.endpoint import Handover
 
 __all__ = ["Sender", "check_message"]
 
@@ -59,17 +56,8 @@ class Sender(Timekeeper):
         "_is_sending_fragments",
     )
 
-    def __init__(
-        self,
-        stream: Stream,
-        dispatcher: Dispatcher,
-        config: ConnectionConfig,
-        *,
-        is_client: bool,
-        deflate: DeflateParameters | None,
-        early: bytes,
-    ) -> None:
-        super().__init__(stream, dispatcher, config, is_client=is_client, deflate=deflate, early=early)
+    def __init__(self, handover: Handover) -> None:
+        super().__init__(handover)
         # Whether the application answers at once, so that its replies may be corked.
         self._is_prompt = True
         self._drained: Any = None
@@ -480,6 +468,8 @@ class Sender(Timekeeper):
 
     def _wait_for_drain(self) -> None:
         """Wait until the output is at half the high-water mark, or nothing more may be sent."""
+        if self._is_full:
+            self._count_limit("send_high_water_mark")
         while self._is_full and self._is_open:
             self._wait_for_senders()
         if not self._is_open:

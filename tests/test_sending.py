@@ -585,6 +585,18 @@ def test_a_budget_for_all_connections_fails_the_one_with_the_most_output():
         assert server.limit_counts["max_queued_output"] == 1
 
 
+def test_senders_that_wait_are_counted():
+    with narrow_connections(1, send_high_water_mark=50_000) as (server, (connection,)):
+        fill(connection)
+        assert server.limit_counts["send_high_water_mark"] == 0
+        waiting = [gevent.spawn(connection.send, bytes(60_000)) for _ in range(2)]
+        run_hub()
+        assert not any(each.ready() for each in waiting)
+        assert server.limit_counts["send_high_water_mark"] == 2
+        connection.drop(skip_close_frame=True)
+        gevent.joinall(waiting)
+
+
 def test_a_sender_that_waits_learns_that_the_budget_was_exceeded():
     with narrow_connections(2, max_queued_output=150_000, send_high_water_mark=50_000) as (_, (first, second)):
         fill(first)
