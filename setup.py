@@ -27,6 +27,7 @@ from setuptools.command.build_py import build_py
 
 PACKAGE = "geventws"
 HOT_MODULES = (
+    "memory",
     "masking",
     "frames",
     "inbox",

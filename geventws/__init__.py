@@ -27,6 +27,7 @@ from geventws.errors import (
 from geventws.frames import CloseCode, Opcode, WebSocketFrame
 from geventws.handler import WebSocketHandler
 from geventws.masking import COMPILED
+from geventws.memory import tune_memory
 from geventws.request import WebSocketRequest, accept
 from geventws.server import WebSocketServer
 
@@ -57,4 +58,5 @@ __all__ = [
     "__version__",
     "accept",
     "connect",
+    "tune_memory",
 ]

@@ -35,11 +35,15 @@ static inline void geventws_xor(unsigned char *target, const unsigned char *sour
 #define GEVENTWS_HAS_SYSCALLS 0
 static inline ptrdiff_t geventws_recv(int fd, char *buffer, ptrdiff_t size) { return -1; }
 static inline ptrdiff_t geventws_send(int fd, const char *octets, ptrdiff_t size) { return -1; }
+static inline int geventws_is_ended(int fd) { return -1; }
+static inline void geventws_shut_write(int fd) {}
+static inline void geventws_close(int fd) {}
 static inline double geventws_monotonic(void) { return 0.0; }
 #else
 #include <sys/socket.h>
 #include <sys/types.h>
 #include <time.h>
+#include <unistd.h>
 #define GEVENTWS_HAS_SYSCALLS 1
 #ifndef MSG_NOSIGNAL
 #define MSG_NOSIGNAL 0
@@ -62,6 +66,28 @@ static inline ptrdiff_t geventws_send(int fd, const char *octets, ptrdiff_t size
         moved = send(fd, octets, (size_t)size, MSG_NOSIGNAL);
     while (moved < 0 && errno == EINTR);
     return moved < 0 ? -(ptrdiff_t)errno : moved;
+}
+
+/* Whether the peer has ended its side, or the connection is broken; nothing is taken. */
+static inline int geventws_is_ended(int fd)
+{
+    char octet;
+    ptrdiff_t size;
+    do
+        size = recv(fd, &octet, 1, MSG_PEEK);
+    while (size < 0 && errno == EINTR);
+    return size == 0 || (size < 0 && errno != EAGAIN && errno != EWOULDBLOCK);
+}
+
+static inline void geventws_shut_write(int fd)
+{
+    shutdown(fd, SHUT_WR);
+}
+
+/* Not again after EINTR: Linux has closed it by then, and the number may be another's. */
+static inline void geventws_close(int fd)
+{
+    close(fd);
 }
 
 static inline double geventws_monotonic(void)

@@ -33,6 +33,7 @@ from geventws.config import ClientConfig, ConnectionConfig, ServerConfig, make_c
 from geventws.demo import ChatRoom
 from geventws.demo import application as demo_application
 from geventws.errors import ConfigurationError, ConnectError, ConnectionClosed, HandshakeError, SubprotocolError
+from geventws.memory import tune_memory
 from geventws.server import WebSocketServer
 
 if TYPE_CHECKING:
@@ -290,6 +291,7 @@ def _run_demo(given: argparse.Namespace) -> int:
 
 
 def _run_echo(given: argparse.Namespace) -> int:
+    tune_memory()
     options = _read_options(ServerConfig, given)
     config = make_config(ServerConfig, options)
     page = Response("A WebSocket echo server.\n", content_type="text/plain", charset="utf-8")

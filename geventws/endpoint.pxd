@@ -27,6 +27,7 @@ cdef class Endpoint(Transport):
     cdef bint _is_client
     cdef bint _is_lingering
     cdef bint _is_paused
+    cdef bint _has_early
     cdef bint _is_started
 
     @cython.locals(size=Py_ssize_t)

@@ -80,6 +80,7 @@ class Endpoint(Transport):
         "_config",
         "_context",
         "_error",
+        "_has_early",
         "_is_client",
         "_is_closed",
         "_is_lingering",
@@ -112,6 +113,7 @@ class Endpoint(Transport):
         )
         if logger.isEnabledFor(logging.DEBUG):
             self._trace = self._protocol.trace = FrameTrace(is_client=is_client)
+        self._has_early = bool(early)
         if early:
             self._protocol.receive_octets(early)
         self._context = contextvars.copy_context()
@@ -150,8 +152,9 @@ class Endpoint(Transport):
         if not self._is_closed:
             self._update_reading()
             self._start_timer()
-            # TLS may hold decrypted octets already, and early ones may be whole messages.
-            self._read_soon()
+            if self._has_early:
+                # They may be whole messages, and nothing more may come.
+                self._read_soon()
         self._on_started()
 
     # Reading

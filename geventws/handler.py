@@ -1,9 +1,12 @@
 """`WebSocketHandler`: pywsgi's handler that knows upgrade requests.
 
 Strategy: everything of plain HTTP stays pywsgi's. One method is overridden to take over an upgrade
-request (``run_application``: environ, headers, error handling and access log are ready there), and
-three so that after a 101 nothing more is written. Accepting takes the socket away: the handler's
-greenlet may then end without closing it.
+request (``run_application``: error handling and access log are ready there), and three so that after a
+101 nothing more is written. Accepting takes the socket away: the handler's greenlet may then end
+without closing it.
+
+The head of a usual upgrade request is not parsed by pywsgi, and what pywsgi makes of a head, ``headers`` and
+``environ``, is made when somebody asks for it: that is the greater part of what a new connection costs.
 """
 
 from __future__ import annotations
@@ -12,23 +15,23 @@ import contextlib
 import logging
 import sys
 import time
-from _socket import MSG_PEEK, SHUT_WR
+from _socket import SHUT_WR
 from email.errors import InvalidHeaderDefect, MissingHeaderBodySeparatorDefect
 from http.client import HTTPException
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from gevent import Timeout, get_hub
 from gevent.core import READ  # type: ignore[import-not-found]
-from gevent.pywsgi import Input, WSGIHandler
+from gevent.pywsgi import Input, WSGIHandler, _NoopLog  # type: ignore[attr-defined]
 from greenlet import GreenletExit
 
 from geventws import sockets
 from geventws.config import ServerConfig
 from geventws.errors import HandshakeError, SubprotocolError
 from geventws.handshake import is_upgrade
-from geventws.head import HeadTooLarge, read_fields
+from geventws.head import HeadTooLarge, UpgradeHead, parse_upgrade, read_fields
 from geventws.host import HeadLimits, Mount, get_host
 from geventws.request import ENVIRON_KEY, WebSocketRequest
 
@@ -55,6 +58,14 @@ _HEAD_TOO_LARGE_ANSWER = (
 _LINGER_TIME = 2.0
 # What pywsgi's parser of a head notes, and goes on without some of its lines.
 _LOST_LINES = (InvalidHeaderDefect, MissingHeaderBodySeparatorDefect)
+
+
+# Where a subclass overrides one of these, each request goes through it.
+_HEAD_METHODS = ("read_requestline", "read_request", "MessageClass")
+_LOG_METHODS = ("log_request", "format_request")
+_SWITCHING = "101 Switching Protocols"
+_NO_HEADERS = WSGIHandler.headers
+_Message = type(_NO_HEADERS)
 
 
 class _FirstOctet:
@@ -97,12 +108,26 @@ class WebSocketHandler(WSGIHandler):
 
     # What pywsgi sets before any method here is called; its stubs say that it may be None, or hide it.
     command: str
-    environ: dict[str, Any]
     path: str
     request_version: str
-    rfile: Any
-    socket: Any
+    client_address: Any
+    content_length: Any
+    response_headers: Any
+    status: Any
+    _orig_status: Any
+    # None once the request is over: pywsgi deletes them then, and the environment may be asked for after that.
+    rfile: Any = None
+    socket: Any = None
 
+    _parses_upgrades = True
+    _logs_itself = False
+    # The head of the request, where it was parsed here.
+    _head: UpgradeHead | None = None
+    _fields: dict[str, list[str]]
+    _message: Any = None
+    _environ: dict[str, Any] | None = None
+    # Whether ``rfile`` has no octet, as far as is known.
+    _is_drained = False
     _head_limits = HeadLimits()
     _request_line_size = 0
     _deadline: Timeout | None = None
@@ -112,17 +137,52 @@ class WebSocketHandler(WSGIHandler):
     _is_logged = False
     _has_failed = False
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Look whether a subclass has its own way of reading a head, or of writing the access log."""
+        super().__init_subclass__(**options)
+        own = {name for base in cls.__mro__ if base not in (WebSocketHandler, WSGIHandler) for name in vars(base)}
+        cls._parses_upgrades = own.isdisjoint(_HEAD_METHODS)
+        cls._logs_itself = not own.isdisjoint(_LOG_METHODS)
+
+    # What pywsgi makes of each head
+
+    @property
+    def headers(self) -> Any:
+        """The request's fields, as http.client has them."""
+        if self._message is None and self._head is not None:
+            self._message = _Message()
+            for name, value in self._head.fields:
+                self._message.set_raw(name, value)
+        return _NO_HEADERS if self._message is None else self._message
+
+    @headers.setter
+    def headers(self, message: Any) -> None:
+        self._message = message
+
+    @property
+    def environ(self) -> Any:
+        """The WSGI environment."""
+        if self._environ is None and self._head is not None:
+            self._environ = self.get_environ()
+        return self._environ
+
+    @environ.setter
+    def environ(self, environ: dict[str, Any] | None) -> None:
+        self._environ = environ
+
     # The request head, within one deadline and bounds
 
     def handle_one_request(self) -> Any:
         """Handle one request, its head within ``header_timeout``, ``max_head_size`` and ``max_header_count``."""
+        self._head = self._message = self._environ = None
+        self._is_drained = False
         self._head_limits = get_host(self.server).get_head_limits(self.config)
         seconds = self._head_limits.header_timeout
         if seconds is None:
-            return super().handle_one_request()
+            return self._handle_one_request()
         self._deadline = Timeout(seconds)
         try:
-            return super().handle_one_request()
+            return self._handle_one_request()
         except Timeout as expired:
             if expired is not self._deadline:
                 raise
@@ -130,15 +190,49 @@ class WebSocketHandler(WSGIHandler):
         finally:
             self._deadline.close()
 
-    def read_requestline(self) -> str:
-        """Start the deadline: with the connection for its first request, else with the first octet."""
-        deadline = self._deadline
-        if deadline is None:
-            return super().read_requestline()
+    def _handle_one_request(self) -> Any:
+        """Parse the head of an upgrade request, if it is there and usual; leave all else to pywsgi."""
+        if not self._parses_upgrades or self.rfile.closed:
+            return super().handle_one_request()
+        self._begin_head()
+        try:
+            octets = self.rfile.peek(1)
+        except OSError:
+            # As in pywsgi: a client that is gone is no news.
+            return None
+        if octets:
+            self._note_first_octet()
+        limits = self._head_limits
+        head = parse_upgrade(octets, limits.max_head_size or sys.maxsize, limits.max_header_count or sys.maxsize)
+        if head is None:
+            return super().handle_one_request()
+        self.rfile.read(head.size)
+        if self._deadline is not None:
+            self._deadline.close()
+        self._head = head
+        self._is_drained = len(octets) == head.size
+        self.requestline = f"GET {head.target} HTTP/1.1"
+        self.command, self.path, self.request_version = "GET", head.target, "HTTP/1.1"
+        self.content_length = None
+        self.wsgi_input = Input(self.rfile, None)
+        self.application = self.server.application
+        self.handle_one_response()
+        return None if self.close_connection or self.rfile.closed else True
+
+    def _begin_head(self) -> None:
+        """Start the deadline with the connection, for its first request."""
         self._has_octet = False
         if self._is_first_request:
             self._is_first_request = False
-            deadline.start()
+            if self._deadline is not None:
+                self._deadline.start()
+
+    def read_requestline(self) -> str:
+        """Start the deadline: with the connection for its first request, else with the first octet."""
+        # Where the first octet was waited for already, everything is noted.
+        if self._deadline is None or self._parses_upgrades:
+            return super().read_requestline()
+        self._begin_head()
         rfile = self.rfile
         # Within `super`, so that a time-out that a user's handler class sets for idle connections holds as ever.
         self.rfile = _FirstOctet(rfile, self._note_first_octet)
@@ -208,8 +302,12 @@ class WebSocketHandler(WSGIHandler):
 
     def run_application(self) -> None:
         """Ask the mounted servers who claims an upgrade request; all others go to the application."""
-        if "HTTP_UPGRADE" not in self.environ or not is_upgrade(self.collect_headers()):
+        if self._head is None and "HTTP_UPGRADE" not in self.environ:
             super().run_application()
+            return
+        self._fields = self._collect_fields()
+        if not is_upgrade(self._fields):
+            self._run_as_http()
             return
         mounts = get_host(self.server).mounts
         for mount in tuple(mounts):
@@ -221,16 +319,23 @@ class WebSocketHandler(WSGIHandler):
                     self.close_connection = True
                     return
         if self.config is None:
-            super().run_application()
+            self._run_as_http()
         else:
             self._run_view(self.config)
+
+    def _run_as_http(self) -> None:
+        if self._head is not None:
+            # As pywsgi does where it parses a head.
+            self.close_connection = self.headers.get("Connection", "").lower() == "close"
+            self._environ = self.environ
+        super().run_application()
 
     def _run_view(self, config: ServerConfig) -> None:
         """Run the application with a request in its environment; the connection ends with it."""
         request = WebSocketRequest(self, Mount(get_host(self.server), None, config))
         self.environ[ENVIRON_KEY] = request
         try:
-            super().run_application()
+            self._run_as_http()
         except BaseException as error:
             if self._is_answered and isinstance(error, (HandshakeError, SubprotocolError)):
                 # The client was told; it can cause this at will, so it is worth one line.
@@ -251,23 +356,40 @@ class WebSocketHandler(WSGIHandler):
                 code, why = (1011, "the view failed") if self._has_failed else (1000, "the view returned")
                 request.connection._close_for(why, code)
 
-    def collect_headers(self) -> dict[str, list[str]]:
+    def get_fields(self) -> dict[str, list[str]]:
         """Return the request's fields by their lower-case names; what is no field stands under no name."""
+        return self._fields
+
+    def _collect_fields(self) -> dict[str, list[str]]:
         collected: dict[str, list[str]] = {}
-        for name, value in self.headers.items():
+        head = self._head
+        for name, value in self.headers.items() if head is None else head.fields:
             collected.setdefault(name.lower(), []).append(value)
-        if any(isinstance(defect, _LOST_LINES) for defect in self.headers.defects):
+        if head is None and any(isinstance(defect, _LOST_LINES) for defect in self.headers.defects):
             # The parser passed over a line without a name, or took one without a colon for the end of the head.
             collected[""] = []
         return collected
 
     def get_path(self) -> str:
         """Return the decoded path of the request target, without query, scheme and host."""
-        path: str = self.environ.get("PATH_INFO", "")
+        path = self._get_variable("PATH_INFO") or unquote(self.path.partition("?")[0], "latin-1")
         if not path.startswith("/"):
             # RFC 9112, 3.2.2: a server accepts the absolute form, which pywsgi leaves as it is.
             path = urlsplit(path).path or "/"
-        return path.encode("latin-1").decode("utf-8", "replace")
+        return path if path.isascii() else path.encode("latin-1").decode("utf-8", "replace")
+
+    def get_peer_address(self) -> str:
+        """Return the IP address of the TCP peer; ``""`` for a Unix socket."""
+        address = self._get_variable("REMOTE_ADDR")
+        if address is None:
+            address = str(self.client_address[0]) if isinstance(self.client_address, tuple) else ""
+        return address
+
+    def _get_variable(self, name: str) -> str | None:
+        """Return what the WSGI environment says, where there is one or a subclass has a word in it."""
+        if self._environ is None and type(self).get_environ is WSGIHandler.get_environ:
+            return None
+        return self.environ.get(name, "")  # type: ignore[no-any-return]
 
     # What a request does with the socket
 
@@ -279,16 +401,10 @@ class WebSocketHandler(WSGIHandler):
 
     def is_client_gone(self) -> bool:
         """Look without waiting; octets that are there stay in ``rfile``."""
-        if self._peek():
+        is_tls = hasattr(self.socket, "do_handshake")
+        if (is_tls or not self._is_drained) and self._peek():
             return False
-        if hasattr(self.socket, "do_handshake"):
-            return self._tls_ended
-        try:
-            return not self.socket._sock.recv(1, MSG_PEEK)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
+        return self._tls_ended if is_tls else sockets.is_ended(self.socket)
 
     _tls_ended = False
 
@@ -298,6 +414,7 @@ class WebSocketHandler(WSGIHandler):
 
     def _peek(self) -> bytes:
         """Return what ``rfile`` can give without waiting; afterwards `_tls_ended` tells of an end under TLS."""
+        self._is_drained = False
         sock = self.socket
         timeout = sock.timeout
         sock.timeout = 0.0
@@ -314,10 +431,19 @@ class WebSocketHandler(WSGIHandler):
 
     def send_switch(self, fields: list[tuple[str, str]]) -> None:
         """Send the 101 and write its line into the access log."""
-        super().start_response("101 Switching Protocols", fields)
-        # RFC 9110, 6.6.1 asks for a Date only of answers of a clock's owner other than 1xx.
-        self.provided_date = "none"
-        super().write(b"")
+        # Not by pywsgi's `start_response`, which is for applications: the fields are checked already. RFC 9110, 6.6.1
+        # asks for no Date in a 1xx.
+        lines = "".join([f"{name}: {value}\r\n" for name, value in fields])
+        octets = f"HTTP/1.1 {_SWITCHING}\r\n{lines}\r\n".encode("latin-1")
+        self._orig_status = _SWITCHING
+        self.status = _SWITCHING.encode()
+        self.code = 101
+        self.response_headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields]
+        self.connection_upgraded = self.headers_sent = True
+        sent = self.socket.send(octets)
+        if sent < len(octets):
+            self.socket.sendall(octets[sent:])
+        self.response_length = len(octets)
         self._is_answered = True
         self.time_finish = time.time()
         self.log_request()
@@ -359,7 +485,7 @@ class WebSocketHandler(WSGIHandler):
         """Give the socket away: its stream, and the octets that came with the handshake."""
         self._end_http()
         self._is_answered = True
-        early = self._peek()
+        early = b"" if self._is_drained else self._peek()
         if early:
             early = self.rfile.read(len(early))
         sock = self.socket
@@ -392,7 +518,7 @@ class WebSocketHandler(WSGIHandler):
         """Do as pywsgi, once a request."""
         if self._is_logged:
             self._is_logged = False
-        else:
+        elif self._logs_itself or not isinstance(self.server.log, _NoopLog):
             super().log_request()
 
 

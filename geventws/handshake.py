@@ -12,8 +12,10 @@ import base64
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from binascii import b2a_base64
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from geventws import headers as grammar
 from geventws.cookies import serialize_cookies
@@ -65,11 +67,10 @@ _OWN_PREFIX = "sec-websocket-"
 def accept_key(key: str) -> str:
     """Return the value of ``Sec-WebSocket-Accept`` for a key (4.2.2, item 5.4)."""
     digest = hashlib.sha1((key + GUID).encode("latin-1"), usedforsecurity=False).digest()
-    return base64.b64encode(digest).decode("ascii")
+    return b2a_base64(digest, newline=False).decode("ascii")
 
 
-@dataclass(frozen=True, slots=True)
-class Opening:
+class Opening(NamedTuple):
     """Hold what a client asked for in its opening handshake (4.1).
 
     Attributes:
@@ -105,25 +106,32 @@ def parse_opening(method: str, http_version: str, headers: Headers, *, parse_ext
         headers: The request's fields.
         parse_extensions: False leaves ``Sec-WebSocket-Extensions`` unread: an empty list, and no error.
     """
-    extensions, extensions_error = _read_extensions(headers) if parse_extensions else ([], None)
-    version = _read_first(headers, "sec-websocket-version") or ""
+    extensions, extensions_error = _read_extensions(headers if parse_extensions else {})
+    hosts = _read_values(headers, "host")
+    keys = _read_values(headers, "sec-websocket-key")
+    versions = _read_values(headers, "sec-websocket-version")
+    origins = _read_values(headers, "origin")
+    error = (
+        _find_request_error(method, http_version, headers)
+        or _find_field_error(hosts, keys, versions)
+        or _find_body_error(headers)
+        or _find_origin_error(origins)
+        or extensions_error
+    )
     return Opening(
-        host=_read_first(headers, "host") or "",
-        key=_read_first(headers, "sec-websocket-key") or "",
-        version=int(version) if _is_version_number(version) else None,
-        origin=_read_first(headers, "origin"),
+        host=hosts[0] if hosts else "",
+        key=keys[0] if keys else "",
+        version=int(versions[0]) if versions and _is_version_number(versions[0]) else None,
+        origin=origins[0] if origins else None,
         subprotocols=_read_list(headers, "sec-websocket-protocol"),
         extensions=extensions,
-        error=next(_find_errors(method, http_version, headers), extensions_error),
+        error=error,
     )
 
 
 def _read_values(headers: Headers, name: str) -> list[str]:
-    return [unfold(value) for value in headers.get(name, ())]
-
-
-def _read_first(headers: Headers, name: str) -> str | None:
-    return next(iter(_read_values(headers, name)), None)
+    values = headers.get(name)
+    return [] if values is None else list(map(unfold, values))
 
 
 def _read_list(headers: Headers, name: str) -> list[str]:
@@ -131,56 +139,59 @@ def _read_list(headers: Headers, name: str) -> list[str]:
 
 
 def _read_extensions(headers: Headers) -> tuple[list[Extension], HandshakeError | None]:
+    values = _read_values(headers, "sec-websocket-extensions")
+    if not values:
+        return [], None
     try:
         # 9.1: several fields are the same as one with their values joined.
-        return grammar.parse_extensions(",".join(_read_values(headers, "sec-websocket-extensions"))), None
+        return grammar.parse_extensions(",".join(values)), None
     except ValueError as fault:
         return [], HandshakeError(f"malformed Sec-WebSocket-Extensions: {fault}")
 
 
-def _find_errors(method: str, http_version: str, headers: Headers) -> Iterator[HandshakeError]:
-    """Yield an error for each rule that a request breaks, in the order in which they are answered."""
+def _find_request_error(method: str, http_version: str, headers: Headers) -> HandshakeError | None:
     if method != "GET":
-        yield HandshakeError("the method of an opening handshake is GET")
-    parsed = _parse_http_version(http_version)
-    if parsed is None or parsed.groups() < ("1", "1"):
-        yield HandshakeError("an opening handshake needs HTTP/1.1 or later")
+        return HandshakeError("the method of an opening handshake is GET")
+    if http_version != "HTTP/1.1":
+        parsed = _parse_http_version(http_version)
+        if parsed is None or parsed.groups() < ("1", "1"):
+            return HandshakeError("an opening handshake needs HTTP/1.1 or later")
     if not is_upgrade(headers):
-        yield HandshakeError("the Upgrade header does not contain websocket")
+        return HandshakeError("the Upgrade header does not contain websocket")
     if not has_token(_read_values(headers, "connection"), "upgrade"):
-        yield HandshakeError("the Connection header does not contain Upgrade")
-    if not all(map(is_token, headers)):
+        return HandshakeError("the Connection header does not contain Upgrade")
+    if "" in headers or not is_token("".join(headers)):
         # RFC 9112, 5.1: with "Content-Length :" a body would be read as frames.
-        yield HandshakeError("a line of the request's head is no header field")
-    yield from _find_field_errors(headers)
-    yield from _find_body_errors(headers)
-    origins = _read_values(headers, "origin")
-    # A control octet is no business of an origin, and would make the usual accept(…, request.origin) fail.
-    if len(origins) > 1 or not all(map(is_field_value, origins)):
-        yield HandshakeError("the Origin header is given more than once, or holds a control octet")
+        return HandshakeError("a line of the request's head is no header field")
+    return None
 
 
-def _find_field_errors(headers: Headers) -> Iterator[HandshakeError]:
-    hosts = _read_values(headers, "host")
+def _find_field_error(hosts: list[str], keys: list[str], versions: list[str]) -> HandshakeError | None:
     if len(hosts) != 1 or not hosts[0]:
-        yield HandshakeError("the Host header must be given exactly once")
-    keys = _read_values(headers, "sec-websocket-key")
+        return HandshakeError("the Host header must be given exactly once")
     if len(keys) != 1 or not _is_key(keys[0]):
-        yield HandshakeError("the Sec-WebSocket-Key header must be given exactly once, as 16 octets in base64")
-    versions = _read_values(headers, "sec-websocket-version")
+        return HandshakeError("the Sec-WebSocket-Key header must be given exactly once, as 16 octets in base64")
     if not versions:
-        yield HandshakeError("the Sec-WebSocket-Version header is missing")
-    elif versions != [_VERSION]:
+        return HandshakeError("the Sec-WebSocket-Version header is missing")
+    if versions != [_VERSION]:
         # 4.4: the server names the versions that it speaks.
         supported = [("Sec-WebSocket-Version", _VERSION)]
-        yield HandshakeError(f"the only supported Sec-WebSocket-Version is {_VERSION}", 426, supported)
+        return HandshakeError(f"the only supported Sec-WebSocket-Version is {_VERSION}", 426, supported)
+    return None
 
 
-def _find_body_errors(headers: Headers) -> Iterator[HandshakeError]:
+def _find_body_error(headers: Headers) -> HandshakeError | None:
     # The octets of a body would be read as frames, or as the next request by a proxy in between.
-    has_content = any(length != "0" for length in _read_values(headers, "content-length"))
-    if has_content or "transfer-encoding" in headers:
-        yield HandshakeError("an opening handshake has no body")
+    if "transfer-encoding" in headers or set(_read_values(headers, "content-length")) - {"0"}:
+        return HandshakeError("an opening handshake has no body")
+    return None
+
+
+def _find_origin_error(origins: list[str]) -> HandshakeError | None:
+    # A control octet is no business of an origin, and would make the usual accept(…, request.origin) fail.
+    if len(origins) > 1 or not all(map(is_field_value, origins)):
+        return HandshakeError("the Origin header is given more than once, or holds a control octet")
+    return None
 
 
 def choose_subprotocol(wanted: str | None, offered: Sequence[str]) -> str | None:
@@ -265,8 +276,9 @@ def serialize_switch(
     if origin:
         check_field("Origin", origin)
         fields.append(("Origin", origin))
-    fields += [("Set-Cookie", value) for value in serialize_cookies(cookies)]
-    return fields + check_response_fields(headers)
+    if cookies:
+        fields += [("Set-Cookie", value) for value in serialize_cookies(cookies)]
+    return fields + check_response_fields(headers) if headers else fields
 
 
 def make_key() -> str:

@@ -1,22 +1,30 @@
-"""Read the fields of a request head within bounds; pywsgi alone takes a hundred lines of 64 KiB each.
+"""Read the head of a request within bounds; pywsgi alone takes a hundred lines of 64 KiB each.
 
 Strategy: nearly every head lies in the reader's buffer as a whole, and is measured there, once. Only one that does
 not, or that is not as usual, is read line by line. Either way http.client gets the very octets that came, to parse them
-as ever.
+as ever. It takes a third of the time that a new connection costs, so an upgrade request whose head is as every
+WebSocket client writes it is parsed here instead.
 """
 
 from __future__ import annotations
 
+import re
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from io import BufferedReader
 
-__all__ = ["Fields", "HeadTooLarge", "read_fields"]
+__all__ = ["Fields", "HeadTooLarge", "UpgradeHead", "parse_upgrade", "read_fields"]
 
 #: The longest line that http.client takes, its end included.
 LONGEST_LINE = 65536
+
+# RFC 9112, 3 to 5, without what is obsolete, lenient or rare: all that is left means the same to each parser.
+_match_head = re.compile(
+    r"GET ([!-~]+) HTTP/1\.1\r\n((?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*\r\n)+)\r\n"
+).match
+_find_fields = re.compile(r"([^:]+):[\t ]*([^\r]*)\r\n").findall
 
 
 class HeadTooLarge(ValueError):
@@ -52,6 +60,46 @@ class Fields(BytesIO):
             return lines + self.read(1)
         self.seek(start + end)
         return lines[:end]
+
+
+class UpgradeHead(NamedTuple):
+    """Hold the head of an upgrade request.
+
+    Attributes:
+        size: Its octets, with the empty line.
+        target: As the request line has it.
+        fields: The names and values in order, as they came but for white space before a value.
+    """
+
+    size: int
+    target: str
+    fields: list[tuple[str, str]]
+
+
+def parse_upgrade(octets: bytes, max_size: int, max_count: int) -> UpgradeHead | None:
+    """Parse the head of an upgrade request.
+
+    Args:
+        octets: What came, from the first octet of the request on.
+        max_size: The octets that the head may have.
+        max_count: The lines that its fields may have.
+
+    Returns:
+        The head; None for all that needs a closer look: any other request, one with a body, a head that is not
+        complete, has a line that is not as usual, or exceeds a limit.
+    """
+    size = octets.find(b"\r\n\r\n") + 4
+    if not 4 < size <= max_size or octets[:4] != b"GET ":
+        return None
+    text = octets[:size].decode("latin-1")
+    lower = text.lower()
+    if "\r\nupgrade:" not in lower or "\r\ncontent-length:" in lower or "\r\ntransfer-encoding:" in lower:
+        return None
+    match = _match_head(text)
+    if match is None:
+        return None
+    fields = _find_fields(match[2])
+    return UpgradeHead(size, match[1], fields) if len(fields) <= max_count else None
 
 
 def read_fields(rfile: BufferedReader, line_size: int, max_size: int, max_count: int) -> Fields:

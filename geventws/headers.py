@@ -48,7 +48,9 @@ def is_field_value(text: str) -> bool:
 
 def unfold(value: str) -> str:
     """Put a space for each CR, LF and NUL of a received value, and trim it (RFC 9110, 5.5; RFC 9112, 5.2)."""
-    return _UNFOLD.sub(" ", value).strip(_OWS)
+    if not value.isprintable():
+        value = _UNFOLD.sub(" ", value)
+    return value.strip(_OWS)
 
 
 def parse_list(value: str) -> list[str]:
@@ -63,7 +65,12 @@ def parse_list(value: str) -> list[str]:
 def has_token(values: Iterable[str], token: str) -> bool:
     """Tell whether the lists that the values of a repeated field hold contain a token, in any case."""
     token = token.lower()
-    return any(item.lower() == token for value in values for item in parse_list(value))
+    for value in values:
+        if value.lower() == token:
+            return True
+        if "," in value and token in [item.lower() for item in parse_list(value)]:
+            return True
+    return False
 
 
 def parse_extensions(value: str) -> list[Extension]:

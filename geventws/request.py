@@ -62,7 +62,6 @@ class WebSocketRequest(Emitter):
     Events: ``accepted(connection)``, ``rejected(request)``, ``resolved(request)``.
 
     Attributes:
-        environ: The WSGI environment.
         host: The Host field, with its port.
         key: Sec-WebSocket-Key.
         origin: The Origin field, or None.
@@ -84,12 +83,11 @@ class WebSocketRequest(Emitter):
         self._handler = handler
         self._mount = mount
         self.config = config
-        headers = handler.collect_headers()
+        headers = handler.get_fields()
         opening = parse_opening(
             handler.command, handler.request_version, headers, parse_extensions=config.parse_extensions
         )
         self.error = opening.error
-        self.environ: dict[str, Any] = handler.environ
         self.host = opening.host
         self.key = opening.key
         self.origin = opening.origin
@@ -99,7 +97,7 @@ class WebSocketRequest(Emitter):
         self.requested_extensions = opening.extensions
         forwarded = None if config.ignore_x_forwarded_for else ", ".join(headers.get("x-forwarded-for", ())) or None
         self.remote_address, self.remote_addresses = resolve_addresses(
-            self.environ.get("REMOTE_ADDR", ""), forwarded, config.trusted_networks
+            handler.get_peer_address(), forwarded, config.trusted_networks
         )
         self.resolved = False
         self._outcome = ""
@@ -113,6 +111,11 @@ class WebSocketRequest(Emitter):
     def __repr__(self) -> str:
         """Name the target and the client."""
         return f"<WebSocketRequest {self.resource} from {self.remote_address or 'unix'}>"
+
+    @property
+    def environ(self) -> dict[str, Any]:
+        """The WSGI environment."""
+        return self._handler.environ  # type: ignore[no-any-return]
 
     @cached_property
     def http(self) -> Request:

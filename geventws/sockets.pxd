@@ -6,6 +6,9 @@ cdef extern from "_kernel.h" nogil:
     int GEVENTWS_HAS_SYSCALLS
     Py_ssize_t geventws_recv(int fd, char *buffer, Py_ssize_t size)
     Py_ssize_t geventws_send(int fd, const char *octets, Py_ssize_t size)
+    int geventws_is_ended(int fd)
+    void geventws_shut_write(int fd)
+    void geventws_close(int fd)
     double geventws_monotonic()
 
 cdef extern from "<errno.h>" nogil:

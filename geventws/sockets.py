@@ -32,6 +32,7 @@ __all__ = [
     "Stream",
     "TLSStream",
     "detach",
+    "is_ended",
     "monotonic",
     "set_options",
 ]
@@ -108,9 +109,16 @@ class Stream:
 
 
 class PlainStream(Stream):
-    """Move octets of a TCP or Unix socket."""
+    """Move octets of a TCP or Unix socket; where there are system calls, there need be no socket object."""
 
     __slots__ = ()
+
+    def __dealloc__(self) -> None:
+        """Do what a socket object does in the plain build: leave no descriptor behind."""
+        if cython.compiled:
+            if GEVENTWS_HAS_SYSCALLS:  # type: ignore[name-defined]  # noqa: F821
+                if self._sock is None and self.fd >= 0:
+                    geventws_close(self.fd)  # type: ignore[name-defined]  # noqa: F821
 
     def receive_into(self, buffer: bytearray, start: int) -> int:
         """See `Stream.receive_into`."""
@@ -153,6 +161,25 @@ class PlainStream(Stream):
                 return self._sock.send(view[start:stop])  # type: ignore[no-any-return]
         except BlockingIOError:
             return WAIT_WRITE
+
+    def shut_write(self) -> None:
+        """See `Stream.shut_write`."""
+        if cython.compiled:
+            if GEVENTWS_HAS_SYSCALLS:  # type: ignore[name-defined]  # noqa: F821
+                geventws_shut_write(self.fd)  # type: ignore[name-defined]  # noqa: F821
+                return
+        super().shut_write()
+
+    def close(self) -> None:
+        """See `Stream.close`."""
+        if cython.compiled:
+            if GEVENTWS_HAS_SYSCALLS:  # type: ignore[name-defined]  # noqa: F821
+                if self._sock is None:
+                    if self.fd >= 0:
+                        geventws_close(self.fd)  # type: ignore[name-defined]  # noqa: F821
+                    self.fd = -1
+                    return
+        super().close()
 
 
 class TLSStream(Stream):
@@ -244,12 +271,28 @@ def detach(sock: GeventSocket) -> Stream:
         return TLSStream(sock)
     family, kind, proto = sock.family, sock.type, sock.proto
     fd = sock.detach()
-    # gevent made the descriptor non-blocking, so the bare socket needs no system call to be it.
+    # gevent made the descriptor non-blocking.
+    if cython.compiled:
+        if GEVENTWS_HAS_SYSCALLS:  # type: ignore[name-defined]  # noqa: F821
+            return PlainStream(None, fd)
     bare = _socket.socket(family, kind, proto, fileno=fd)
     if bare.gettimeout() is not None:
         # ``socket.setdefaulttimeout`` was called, and a socket with a time-out waits.
         bare.settimeout(0.0)
     return PlainStream(bare, fd)
+
+
+def is_ended(sock: GeventSocket) -> bool:
+    """Tell whether the peer of a plain socket has ended its side, or the connection is broken; takes nothing."""
+    if cython.compiled:
+        if GEVENTWS_HAS_SYSCALLS:  # type: ignore[name-defined]  # noqa: F821
+            return bool(geventws_is_ended(sock.fileno()))  # type: ignore[name-defined]  # noqa: F821
+    try:
+        return not sock._sock.recv(1, _socket.MSG_PEEK)  # type: ignore[attr-defined]
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 def set_options(sock: Any, *, no_delay: bool, keepalive_idle: float | None) -> None:

@@ -16,6 +16,7 @@ PACKAGE = Path(geventws.__file__).parent
 HOUSE = [
     (0, "_version _cython errors"),
     (0, "masking"),
+    (0, "memory"),
     (1, "frames headers"),
     (1, "cookies proxies"),
     (2, "deflate handshake inbox trace"),
