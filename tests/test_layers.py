@@ -40,6 +40,8 @@ HOUSE = [
     (9, "demo"),
     (9, "cli"),
     (9, "__main__"),
+    (9, "integrations.__init__"),
+    (9, "integrations.gunicorn"),
 ]
 ROWS = {module: row for row, (_, modules) in enumerate(HOUSE) for module in modules.split()}
 LEVELS = {module: level for level, modules in HOUSE for module in modules.split()}
@@ -48,12 +50,12 @@ IO = {
     *("socket", "ssl", "subprocess", "threading", "time"),
 }
 
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
+MODULES = sorted(".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in PACKAGE.rglob("*.py"))
 
 
 def list_imports(module):
     """Return the full names of what a module imports when it runs, and of what its Cython part ``cimport``s."""
-    path = PACKAGE / f"{module}.py"
+    path = PACKAGE.joinpath(*module.split(".")).with_suffix(".py")
     names = set(walk(ast.parse(path.read_text(encoding="utf-8"))))
     if path.with_suffix(".pxd").exists():
         declarations = path.with_suffix(".pxd").read_text(encoding="utf-8")
