@@ -46,7 +46,7 @@ class Handler(WebSocketHandler, PyWSGIHandler):
     def read_requestline(self) -> str:
         """Read the request line; until the rest of the head is read, the access log has nothing to tell."""
         # gunicorn's line is made of these; where one is missing its handler raises, and the client has no answer.
-        self.response_headers: list[tuple[bytes, bytes]] = []
+        self.response_headers = []
         self.environ = dict.fromkeys(("REQUEST_METHOD", "RAW_URI", "SERVER_PROTOCOL"), "-")
         if self.client_address:
             self.environ["REMOTE_ADDR"] = self.client_address[0]
@@ -118,9 +118,7 @@ class Worker(GeventPyWSGIWorker):
 
     def _stop(self, timeout: float) -> None:
         """Stop the http servers, and wait until their connections have ended."""
-        for http_server in self.http_servers:
-            # All of them at once, and before anything waits.
-            http_server.close()
+        # Together, so that none's connections learn of it later than the others'.
         stops = [gevent.spawn(http_server.stop, timeout) for http_server in self.http_servers]
         while len(gevent.joinall(stops, timeout=_HEARTBEAT_INTERVAL)) < len(stops):
             self.notify()
