@@ -320,6 +320,42 @@ def test_sigterm(run):
     assert "Traceback" not in errors
 
 
+TELL_PORT = """
+
+def when_ready(arbiter):
+    print("listening on", arbiter.LISTENERS[0].getsockname()[1], flush=True)
+"""
+
+
+@pytest.fixture
+def gunicorn(tmp_path):
+    """Run gunicorn with its two files."""
+    config = (SNIPPETS / "gunicorn_conf.py").read_text()
+    assert ":8000" in config
+    (tmp_path / "gunicorn.conf.py").write_text(config.replace(":8000", ":0") + TELL_PORT)
+    (tmp_path / "chat.py").write_text((SNIPPETS / "gunicorn_app.py").read_text())
+    environment = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
+    child = Child(start(tmp_path, sys.executable, "-m", "gunicorn", "chat:app", env=environment))
+    yield child
+    child.process.terminate()
+    _, errors = child.process.communicate(timeout=TIMEOUT)
+    assert (child.process.returncode, "Traceback" in errors) == (0, False), errors
+
+
+def test_gunicorn_app(gunicorn):
+    with gunicorn.connect("/ws") as connection:
+        assert echo(connection) == "some text"
+    assert gunicorn.fetch() in {"0 are in this worker", "1 are in this worker"}
+
+
+def test_gunicorn_conf(gunicorn):
+    # Flask's answer to an upgrade request that it has no rule for.
+    assert get_refusal(gunicorn, "/").status_code == 400
+    with gunicorn.connect("/ws") as connection:
+        gunicorn.process.send_signal(signal.SIGHUP)
+        assert connection.recv_data() == (8, b"\x03\xe9")
+
+
 def test_pool(run):
     child = run("pool.py")
     with child.connect() as first, child.connect() as second:

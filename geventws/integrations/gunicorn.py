@@ -64,6 +64,7 @@ class Worker(GeventPyWSGIWorker):
     """
 
     server_class = PyWSGIServer
+    #: What handles the requests: `Handler`, or a subclass of it with options of its own.
     wsgi_handler = Handler
 
     #: One for each address that gunicorn is bound to; started after ``post_worker_init``.
