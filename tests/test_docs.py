@@ -320,22 +320,26 @@ def test_sigterm(run):
     assert "Traceback" not in errors
 
 
-TELL_PORT = """
+# Each worker tells when it is ready: gunicorn loses a signal that comes to it before.
+TELL_WORKERS = """
+mount = post_worker_init
 
-def when_ready(arbiter):
-    print("listening on", arbiter.LISTENERS[0].getsockname()[1], flush=True)
+def post_worker_init(worker):
+    mount(worker)
+    print("listening on", worker.http_servers[0].address[1], flush=True)
 """
 
 
 @pytest.fixture
 def gunicorn(tmp_path):
-    """Run gunicorn with its two files."""
+    """Run gunicorn with its two files, and two workers."""
     config = (SNIPPETS / "gunicorn_conf.py").read_text()
     assert ":8000" in config
-    (tmp_path / "gunicorn.conf.py").write_text(config.replace(":8000", ":0") + TELL_PORT)
+    (tmp_path / "gunicorn.conf.py").write_text(config.replace(":8000", ":0") + TELL_WORKERS)
     (tmp_path / "chat.py").write_text((SNIPPETS / "gunicorn_app.py").read_text())
     environment = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
     child = Child(start(tmp_path, sys.executable, "-m", "gunicorn", "chat:app", env=environment))
+    child.process.stdout.readline()
     yield child
     child.process.terminate()
     _, errors = child.process.communicate(timeout=TIMEOUT)
@@ -354,6 +358,8 @@ def test_gunicorn_conf(gunicorn):
     with gunicorn.connect("/ws") as connection:
         gunicorn.process.send_signal(signal.SIGHUP)
         assert connection.recv_data() == (8, b"\x03\xe9")
+    for _ in range(2):
+        assert gunicorn.process.stdout.readline() == f"listening on {gunicorn.port}\n"
 
 
 def test_pool(run):
