@@ -73,6 +73,8 @@ class Worker(GeventPyWSGIWorker):
     def init_process(self) -> None:
         """Begin, in the new process; returns when the worker ends."""
         self._woken = Event()
+        # For a signal that comes while the application is loaded.
+        self.http_servers = []
         super().init_process()
 
     def load_wsgi(self) -> None:
