@@ -6,6 +6,7 @@
 #   make check       lint, types, docs, test, test-plain and coverage
 #   make autobahn    the Autobahn cases against the server and the client; see tests/autobahn/README.md
 #   make fuzz        change the inputs of tests/fuzz at random (its README.md says more)
+#   make guard       count a message's instructions and system calls, and compare them with benchmarks/guard.json
 #   make help        all the targets
 #
 # PYTHON=python3.12 chooses the interpreter, TESTS="tests/test_server.py -x" what pytest gets,
@@ -44,11 +45,12 @@ TELL_PLAIN_BUILD = -I -c 'import geventws; print("geventws", geventws.__version_
 # Two builds in one folder at once would disturb each other.
 .NOTPARALLEL:
 .PHONY: help demo test test-plain test-core check lint format types docs coverage clean
-.PHONY: autobahn autobahn-server autobahn-client fuzz fuzz-guided asan
+.PHONY: autobahn autobahn-server autobahn-client fuzz fuzz-guided asan guard guard-update
 
 help:
 	@echo "make demo | test | test-plain | test-core | check | lint | format | types | docs | coverage | clean"
 	@echo "make autobahn | autobahn-server | autobahn-client | fuzz | fuzz-guided | asan"
+	@echo "make guard | guard-update"
 
 demo: $(VENV)/.installed
 	@$(VENV)/bin/geventws demo
@@ -130,6 +132,14 @@ fuzz:
 fuzz-guided: BUILD = plain
 fuzz-guided: $(PLAIN)/.fuzz
 	cd tests && ../$(PLAIN)/bin/python -m fuzz --guided $(FUZZ_OPTIONS)
+
+# Fails when a message costs more than 10 % more instructions or system calls than is committed; benchmarks/guard.py
+# says how they are counted.
+guard: $(VENV)/.installed
+	@$(VENV)/bin/python benchmarks/guard.py
+
+guard-update: $(VENV)/.installed
+	@$(VENV)/bin/python benchmarks/guard.py --update
 
 # gevent moves the stacks of its greenlets, which the checks of stack variables take for a fault.
 ASAN_CFLAGS = -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g --param=asan-stack=0
