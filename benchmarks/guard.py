@@ -28,6 +28,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -55,6 +56,80 @@ CLOSE = 0x88
 #: The figures of a path by name.
 Figures = Mapping[str, float]
 Exchange = Callable[[], object]
+
+
+# The server
+
+
+class CannotCount(Exception):
+    """Report that a count was not possible."""
+
+
+class Server:
+    """Run `guard_server.py` under a tool; its standard error and the tool's go to a file, ``log``."""
+
+    def __init__(self, *tool: str) -> None:
+        self.log = BUILD / f"{tool[0]}.log"
+        environment = os.environ | {"PYTHONHASHSEED": "0", "LD_PRELOAD": str(build_clock())}
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [*tool, sys.executable, str(HERE / "guard_server.py")],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                bufsize=0,
+                env=environment,
+            )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._input, self._output = self._process.stdin, self._process.stdout
+
+    def start(self) -> None:
+        """Wait until the server listens."""
+        self.port, self._number = map(int, self._read_to(b"\n").split())
+
+    def settle(self) -> None:
+        """Wait until the server has nothing left to do and sleeps."""
+        while (state := self._read_state()) != "S":
+            if state == "Z":
+                raise RuntimeError("the server ended")
+            time.sleep(0.0005)
+
+    def _read_state(self) -> str:
+        # It stands behind the program's name, which is in parentheses.
+        return Path(f"/proc/{self._number}/stat").read_text().rpartition(") ")[2][0]
+
+    def mark(self) -> None:
+        """End a count, and begin another."""
+        self._input.write(b".")
+        self._read_to(b".")
+
+    def _read_to(self, end: bytes) -> bytes:
+        octets = b""
+        while not octets.endswith(end):
+            octet = self._output.read(1)
+            if not octet:
+                raise RuntimeError("the server ended")
+            octets += octet
+        return octets
+
+    def close(self) -> None:
+        """End the server, and wait for it and its tool."""
+        self._input.close()
+        self._output.close()
+        try:
+            self._process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def build_clock() -> Path:
+    """Compile the server's clock."""
+    clock = BUILD / "guard_clock.so"
+    compiler = os.environ.get("CC", "cc")
+    subprocess.run([compiler, "-O2", "-shared", "-fPIC", "-o", str(clock), str(HERE / "guard_clock.c")], check=True)
+    return clock
 
 
 # The driver
@@ -122,9 +197,9 @@ class Client:
         self._socket.close()
 
 
-def echo(port: int, target: str, first: int, payload: bytes, in_flight: int = 1) -> Iterator[Exchange]:
+def echo(server: Server, target: str, first: int, payload: bytes, in_flight: int = 1) -> Iterator[Exchange]:
     """Send messages together, and read as many echoes."""
-    client = Client(port, target)
+    client = Client(server.port, target)
     frames = make_frame(first, payload) * in_flight
 
     def exchange() -> None:
@@ -136,9 +211,9 @@ def echo(port: int, target: str, first: int, payload: bytes, in_flight: int = 1)
     client.close()
 
 
-def echo_compressed(port: int, payload: bytes) -> Iterator[Exchange]:
+def echo_compressed(server: Server, payload: bytes) -> Iterator[Exchange]:
     """Send a compressed message, and inflate its echo."""
-    client = Client(port, "/deflate", "Sec-WebSocket-Extensions: permessage-deflate")
+    client = Client(server.port, "/deflate", "Sec-WebSocket-Extensions: permessage-deflate")
     # A window of 9 bits suits whatever was agreed.
     compressor = zlib.compressobj(6, zlib.DEFLATED, -9)
     octets = compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)
@@ -155,9 +230,9 @@ def echo_compressed(port: int, payload: bytes) -> Iterator[Exchange]:
     client.close()
 
 
-def broadcast(port: int, payload: bytes, count: int) -> Iterator[Exchange]:
+def broadcast(server: Server, payload: bytes, count: int) -> Iterator[Exchange]:
     """Send a message that reaches so many clients."""
-    clients = [Client(port, "/broadcast") for _ in range(count)]
+    clients = [Client(server.port, "/broadcast") for _ in range(count)]
     frame = make_frame(TEXT, payload)
 
     def exchange() -> None:
@@ -170,19 +245,23 @@ def broadcast(port: int, payload: bytes, count: int) -> Iterator[Exchange]:
         client.close()
 
 
-def connect(port: int, payload: bytes) -> Iterator[Exchange]:
+def connect(server: Server, payload: bytes) -> Iterator[Exchange]:
     """Connect, echo once, and close in order."""
     frame = make_frame(TEXT, payload)
     closing = make_frame(CLOSE, b"\x03\xe8")
 
+    # Where the server looks once more for what comes next, the count would depend on who is quicker.
     def exchange() -> None:
-        client = Client(port, "/event")
+        client = Client(server.port, "/event")
+        server.settle()
         client.send(frame)
         client.expect(TEXT, payload)
+        server.settle()
         client.send(closing)
         client.expect(CLOSE, b"\x03\xe8")
         client.expect_end()
         client.close()
+        server.settle()
 
     yield exchange
 
@@ -199,13 +278,13 @@ class Case(NamedTuple):
     """Describe one path through the server.
 
     Attributes:
-        open: Yields an exchange with the server at a port, and cleans up after it.
+        open: Yields an exchange with a server, and cleans up after it.
         messages: What one exchange counts for.
         few: The exchanges of the first count.
         many: The exchanges of the second.
     """
 
-    open: Callable[[int], Iterator[Exchange]]
+    open: Callable[[Server], Iterator[Exchange]]
     messages: int = 1
     few: int = 50
     many: int = 550
@@ -213,73 +292,17 @@ class Case(NamedTuple):
 
 SMALL = b"what a small message looks like."
 CASES = {
-    "event": Case(lambda port: echo(port, "/event", TEXT, SMALL)),
-    "event-16-in-flight": Case(lambda port: echo(port, "/event", TEXT, SMALL, 16), messages=16, few=20, many=120),
-    "loop": Case(lambda port: echo(port, "/loop", TEXT, SMALL)),
-    "binary-16k": Case(lambda port: echo(port, "/event", BINARY, bytes(range(256)) * 64)),
-    "connection": Case(lambda port: connect(port, SMALL), few=20, many=120),
-    "broadcast-32": Case(lambda port: broadcast(port, SMALL, 32), messages=32, few=5, many=35),
-    "deflate-4k": Case(lambda port: echo_compressed(port, make_json(4096)), few=20, many=120),
+    "event": Case(lambda server: echo(server, "/event", TEXT, SMALL)),
+    "event-16-in-flight": Case(lambda server: echo(server, "/event", TEXT, SMALL, 16), messages=16, few=20, many=120),
+    "loop": Case(lambda server: echo(server, "/loop", TEXT, SMALL)),
+    "binary-16k": Case(lambda server: echo(server, "/event", BINARY, bytes(range(256)) * 64)),
+    "connection": Case(lambda server: connect(server, SMALL), few=20, many=120),
+    "broadcast-32": Case(lambda server: broadcast(server, SMALL, 32), messages=32, few=5, many=35),
+    "deflate-4k": Case(lambda server: echo_compressed(server, make_json(4096)), few=20, many=120),
 }
 
 
 # The counts
-
-
-class CannotCount(Exception):
-    """Report that a count was not possible."""
-
-
-class Server:
-    """Run `guard_server.py` under a tool; its standard error and the tool's go to a file."""
-
-    def __init__(self, *tool: str) -> None:
-        self.log = BUILD / f"{tool[0]}.log"
-        environment = os.environ | {"PYTHONHASHSEED": "0", "LD_PRELOAD": str(build_clock())}
-        with self.log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [*tool, sys.executable, str(HERE / "guard_server.py")],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                bufsize=0,
-                env=environment,
-            )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._input, self._output = self._process.stdin, self._process.stdout
-
-    def read_port(self) -> int:
-        """Wait until the server listens."""
-        return int(self._read_to(b"\n"))
-
-    def mark(self) -> None:
-        """End a count, and begin another."""
-        self._input.write(b".")
-        self._read_to(b".")
-
-    def _read_to(self, end: bytes) -> bytes:
-        octets = b""
-        while not octets.endswith(end):
-            octet = self._output.read(1)
-            if not octet:
-                raise RuntimeError("the server ended")
-            octets += octet
-        return octets
-
-    def close(self) -> None:
-        """End the server, and wait for it and its tool."""
-        self._input.close()
-        self._output.close()
-        self._process.wait()
-
-
-def build_clock() -> Path:
-    """Compile the server's clock."""
-    clock = BUILD / "guard_clock.so"
-    compiler = os.environ.get("CC", "cc")
-    subprocess.run([compiler, "-O2", "-shared", "-fPIC", "-o", str(clock), str(HERE / "guard_clock.c")], check=True)
-    return clock
 
 
 def drive(names: Sequence[str], *tool: str) -> None:
@@ -287,9 +310,9 @@ def drive(names: Sequence[str], *tool: str) -> None:
     BUILD.mkdir(parents=True, exist_ok=True)
     with contextlib.closing(Server(*tool)) as server:
         try:
-            port = server.read_port()
+            server.start()
             for case in (CASES[name] for name in names):
-                for exchange in case.open(port):
+                for exchange in case.open(server):
                     for count in (case.few, case.few, case.many):
                         for _ in range(count):
                             exchange()

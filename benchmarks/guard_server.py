@@ -1,7 +1,8 @@
 """Be the server whose instructions and system calls `guard.py` counts; it speaks to it over standard input and output.
 
-It prints its port. For each octet that it reads it calls ``getppid``, which nothing else here does: callgrind writes
-what it has counted and begins again, and strace shows where one count ends. Then it answers with an octet.
+It prints its port and its process's number. For each octet that it reads it calls ``getppid``, which nothing else here
+does: callgrind writes what it has counted and begins again, and strace shows where one count ends. Then it answers with
+an octet.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def main() -> None:
     gc.disable()
     watcher = gevent.get_hub().loop.io(0, 1)
     watcher.start(mark)
-    print(http.server_port, flush=True)
+    print(http.server_port, os.getpid(), flush=True)
     http.serve_forever()
 
 
