@@ -9,11 +9,13 @@ is there, so the server wakes up as often in each run. Each path is counted over
 difference is divided by that of the messages, so what is done only once is not in it.
 
 A path has three figures: ``own``, the instructions within geventws's compiled modules; ``instructions``, those of the
-whole process; and ``system calls``. The first depends on the compiler and on Cython, the second also on Python, gevent
-and the machine's kind of memcpy; so the versions lie beside the figures, and a failure names those that differ.
+whole process; and ``system calls``. The first depends on Cython, the compiler and what Python's headers inline, and is
+the same to the instruction in each run; the second also depends on gevent, the C library and the processor, and may
+differ by one percent. So the versions lie beside the figures, and are named where they differ.
 
-What callgrind saw of each path lies in ``build/guard/PATH.callgrind`` for ``callgrind_annotate``. It has what each
-function cost itself, and no costs of callees: greenlets leave functions by other ways than callgrind knows.
+``--parts`` prints of what the figures consist. What callgrind saw of each path lies in ``build/guard/PATH.callgrind``
+for ``callgrind_annotate``. It has what each function cost itself, and no costs of callees: greenlets leave functions by
+other ways than callgrind knows.
 """
 
 from __future__ import annotations
