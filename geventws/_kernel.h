@@ -16,6 +16,10 @@ static inline void geventws_xor(unsigned char *target, const unsigned char *sour
     uint64_t wide, word;
     ptrdiff_t at = 0;
 
+    if (key == 0) {
+        memmove(target, source, (size_t)size);
+        return;
+    }
     if (shift)
         key = (key >> shift) | (key << (32 - shift));
     wide = ((uint64_t)key << 32) | key;
@@ -35,6 +39,10 @@ static inline void geventws_xor(unsigned char *target, const unsigned char *sour
 #define GEVENTWS_HAS_SYSCALLS 0
 static inline ptrdiff_t geventws_recv(int fd, char *buffer, ptrdiff_t size) { return -1; }
 static inline ptrdiff_t geventws_send(int fd, const char *octets, ptrdiff_t size) { return -1; }
+static inline ptrdiff_t geventws_send_frames(int fd, int opcode, const char *payload, ptrdiff_t size, ptrdiff_t threshold)
+{
+    return -1;
+}
 static inline int geventws_is_ended(int fd) { return -1; }
 static inline void geventws_shut_write(int fd) {}
 static inline void geventws_close(int fd) {}
@@ -42,6 +50,7 @@ static inline double geventws_monotonic(void) { return 0.0; }
 #else
 #include <sys/socket.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 #define GEVENTWS_HAS_SYSCALLS 1
@@ -64,6 +73,47 @@ static inline ptrdiff_t geventws_send(int fd, const char *octets, ptrdiff_t size
     ptrdiff_t moved;
     do
         moved = send(fd, octets, (size_t)size, MSG_NOSIGNAL);
+    while (moved < 0 && errno == EINTR);
+    return moved < 0 ? -(ptrdiff_t)errno : moved;
+}
+
+/* How many frames one system call sends. */
+#define GEVENTWS_FRAMES 128
+
+/* Write the header of an unmasked frame (RFC 6455, 5.2), at most 10 octets; returns their number. */
+static inline int geventws_write_header(unsigned char *header, int first, ptrdiff_t size)
+{
+    int at, count = size < 126 ? 0 : size < 65536 ? 2 : 8;
+    header[0] = (unsigned char)first;
+    header[1] = (unsigned char)(count == 0 ? size : count == 2 ? 126 : 127);
+    for (at = 0; at < count; at++)
+        header[2 + at] = (unsigned char)((uint64_t)size >> (8 * (count - 1 - at)));
+    return 2 + count;
+}
+
+/* Send a message as frames of at most threshold octets, the payload from where it lies. Returns how many octets of the
+   frames the kernel took, the first GEVENTWS_FRAMES of them at most, or minus errno. */
+static inline ptrdiff_t geventws_send_frames(int fd, int opcode, const char *payload, ptrdiff_t size, ptrdiff_t threshold)
+{
+    unsigned char headers[GEVENTWS_FRAMES][10];
+    struct iovec parts[2 * GEVENTWS_FRAMES];
+    struct msghdr message = {0};
+    ptrdiff_t at = 0, moved, piece;
+    int count;
+
+    for (count = 0; count < GEVENTWS_FRAMES && (at < size || count == 0); count++) {
+        piece = size - at < threshold ? size - at : threshold;
+        parts[2 * count].iov_base = headers[count];
+        parts[2 * count].iov_len = (size_t)geventws_write_header(
+            headers[count], (count ? 0 : opcode) | (at + piece == size ? 0x80 : 0), piece);
+        parts[2 * count + 1].iov_base = (char *)payload + at;
+        parts[2 * count + 1].iov_len = (size_t)piece;
+        at += piece;
+    }
+    message.msg_iov = parts;
+    message.msg_iovlen = 2 * (size_t)count;
+    do
+        moved = sendmsg(fd, &message, MSG_NOSIGNAL);
     while (moved < 0 && errno == EINTR);
     return moved < 0 ? -(ptrdiff_t)errno : moved;
 }

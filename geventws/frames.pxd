@@ -1,4 +1,6 @@
 cimport cython
+from libc.stdint cimport uint32_t
+from geventws.masking cimport allocate, complete, unmask, unmask_into
 
 cdef dict _SMALL_HEADERS
 cdef list _TEXT_HEADERS
@@ -7,10 +9,13 @@ cdef list _BINARY_HEADERS
 @cython.locals(size=Py_ssize_t)
 cpdef bytes serialize_frame(int first, bytes payload, object key=*)
 
+@cython.locals(others=Py_ssize_t)
+cpdef Py_ssize_t measure_message(Py_ssize_t size, Py_ssize_t threshold) except -1
+cdef Py_ssize_t _measure_header(Py_ssize_t size) except -1
 cdef bytes _serialize_header(int first, Py_ssize_t size, int mask_bit)
 cdef bytes _serialize_masked(int first, bytes payload, object key)
 
-@cython.locals(size=Py_ssize_t, start=Py_ssize_t, first=int, frames=list)
+@cython.locals(size=Py_ssize_t, start=Py_ssize_t, stop=Py_ssize_t, at=Py_ssize_t, count=Py_ssize_t, index=Py_ssize_t, first=int, key=uint32_t, header=bytes)
 cpdef bytes serialize_message(int opcode, bytes payload, Py_ssize_t threshold, list keys=*)
 
 @cython.locals(size=Py_ssize_t, header=Py_ssize_t)

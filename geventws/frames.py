@@ -11,7 +11,7 @@ import struct
 from typing import NamedTuple
 
 from geventws.errors import InvalidPayload, ProtocolError
-from geventws.masking import unmask
+from geventws.masking import allocate, complete, unmask, unmask_into
 
 __all__ = [
     "MAX_CONTROL_PAYLOAD_SIZE",
@@ -20,6 +20,7 @@ __all__ = [
     "WebSocketFrame",
     "check_close",
     "is_sendable_close_code",
+    "measure_message",
     "next_frame",
     "parse_close",
     "serialize_close",
@@ -123,6 +124,16 @@ def _serialize_header(first: int, size: int, mask_bit: int) -> bytes:
     return _HEADER_64.pack(first, 127 | mask_bit, size)
 
 
+def measure_message(size: int, threshold: int) -> int:
+    """Return the octets of a message of ``size`` octets, not masked, in frames of at most ``threshold`` (5.2, 5.4)."""
+    others = max(0, -(-size // threshold) - 1)
+    return size + others * _measure_header(threshold) + _measure_header(size - others * threshold)
+
+
+def _measure_header(size: int) -> int:
+    return 2 if size < 126 else 4 if size < 65536 else 10
+
+
 def _serialize_masked(first: int, payload: bytes, key: int) -> bytes:
     header = _serialize_header(first, len(payload), 0x80)
     return header + key.to_bytes(4, "little") + unmask(payload, 0, len(payload), key, 0)
@@ -140,15 +151,26 @@ def serialize_message(opcode: int, payload: bytes, threshold: int, keys: list[in
     size = len(payload)
     if not threshold or size <= threshold:
         return serialize_frame(0x80 | opcode, payload, keys[0] if keys else None)
-    frames: list[bytes] = []
+    count = -(-size // threshold)
+    # One copy of the payload, into place: the pieces and then their sum would be two.
+    octets = allocate(measure_message(size, threshold) + (4 * count if keys else 0))
+    at = 0
     first = opcode
-    for start in range(0, size, threshold):
-        if start + threshold >= size:
+    for index in range(count):
+        start = index * threshold
+        stop = min(start + threshold, size)
+        if stop == size:
             first |= 0x80
-        key = keys[len(frames)] if keys else None
-        frames.append(serialize_frame(first, payload[start : start + threshold], key))
+        key = keys[index] if keys else 0
+        header = _serialize_header(first, stop - start, 0x80 if keys else 0)
+        if keys:
+            header += key.to_bytes(4, "little")
+        unmask_into(octets, at, header, 0, len(header), 0, 0)
+        at += len(header)
+        unmask_into(octets, at, payload, start, stop, key, 0)
+        at += stop - start
         first = Opcode.CONTINUATION.value
-    return b"".join(frames)
+    return complete(octets)
 
 
 def next_frame(octets: bytes, start: int) -> int:

@@ -485,6 +485,9 @@ class WebSocketHandler(WSGIHandler):
         """Give the socket away: its stream, and the octets that came with the handshake."""
         self._end_http()
         self._is_answered = True
+        # A loop over the messages keeps this handler for as long as the connection lives.
+        self._fields = {}
+        self.response_headers = []
         early = b"" if self._is_drained else self._peek()
         if early:
             early = self.rfile.read(len(early))

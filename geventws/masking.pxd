@@ -16,3 +16,7 @@ cpdef bytes unmask(object octets, Py_ssize_t start, Py_ssize_t stop, uint32_t ke
 
 @cython.locals(have=Py_ssize_t)
 cpdef object extend_unmasked(bytearray target, bytearray octets, Py_ssize_t start, Py_ssize_t stop, uint32_t key, Py_ssize_t phase)
+
+cpdef object allocate(Py_ssize_t size)
+cpdef object unmask_into(object target, Py_ssize_t at, object octets, Py_ssize_t start, Py_ssize_t stop, uint32_t key, Py_ssize_t phase)
+cpdef bytes complete(object target)

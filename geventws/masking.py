@@ -12,7 +12,7 @@ try:
 except ImportError:
     from geventws import _cython as cython
 
-__all__ = ["COMPILED", "extend_unmasked", "unmask"]
+__all__ = ["COMPILED", "allocate", "complete", "extend_unmasked", "unmask", "unmask_into"]
 
 #: Whether the hot modules of the package are compiled; all of them are, or none.
 COMPILED: bool = cython.compiled
@@ -61,3 +61,33 @@ def extend_unmasked(target: bytearray, octets: bytearray, start: int, stop: int,
         )
         return
     target += unmask(octets, start, stop, key, phase)
+
+
+def allocate(size: int) -> bytes | bytearray:
+    """Return a payload to be filled by `unmask_into`; until that is through only its filled part may be looked at."""
+    if cython.compiled:
+        return PyBytes_FromStringAndSize(cython.NULL, size)  # type: ignore  # noqa: F821
+    return bytearray(size)
+
+
+def unmask_into(
+    target: bytes | bytearray, at: int, octets: bytes | bytearray, start: int, stop: int, key: int, phase: int
+) -> None:
+    """Put what `unmask` returns for the same arguments at ``target[at:]``, which `allocate` has made."""
+    if cython.compiled:
+        geventws_xor(  # type: ignore[name-defined]  # noqa: F821
+            address(target) + at,  # type: ignore[name-defined]  # noqa: F821
+            address(octets) + start,  # type: ignore[name-defined]  # noqa: F821
+            stop - start,
+            key,
+            phase,
+        )
+        return
+    target[at : at + stop - start] = unmask(octets, start, stop, key, phase)  # type: ignore[index]
+
+
+def complete(target: bytes | bytearray) -> bytes:
+    """Return a payload that is filled as ``bytes``."""
+    if cython.compiled:
+        return target  # type: ignore[return-value]
+    return bytes(target)

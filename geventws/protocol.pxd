@@ -2,11 +2,12 @@ cimport cython
 from libc.stdint cimport uint32_t
 from geventws cimport frames
 from geventws.inbox cimport Inbox
-from geventws.masking cimport extend_unmasked, unmask
+from geventws.masking cimport allocate, complete, extend_unmasked, unmask, unmask_into
 
 cdef int _RSV1
 cdef Py_ssize_t _SLACK
 cdef Py_ssize_t _FRAGMENT_SLACK
+cdef Py_ssize_t _TRUST
 
 @cython.final
 cdef class Protocol(Inbox):
@@ -30,6 +31,7 @@ cdef class Protocol(Inbox):
     cdef Py_ssize_t _max_reply_count
     cdef Py_ssize_t _max_queued_size
     cdef Py_ssize_t _threshold
+    cdef readonly Py_ssize_t plain_threshold
     cdef Py_ssize_t _left
     cdef Py_ssize_t _phase
     cdef Py_ssize_t _size
@@ -44,6 +46,7 @@ cdef class Protocol(Inbox):
     cdef bytes _tail
     cdef bytearray _control
     cdef bytearray _partial
+    cdef object _whole
     cdef bytearray _backlog
     cdef bytearray _inflated
 
@@ -66,6 +69,12 @@ cdef class Protocol(Inbox):
     cdef object _check_message_size(self, int first, Py_ssize_t size)
     cdef object _begin_data_frame(self, int first, Py_ssize_t size)
     cdef object _hold(self, bytearray buffer, Py_ssize_t start, Py_ssize_t stop)
+    @cython.locals(have=Py_ssize_t)
+    cdef bint _begin_whole(self, Py_ssize_t size) except -1
+    cdef object _extend_whole(self, bytearray buffer, Py_ssize_t start, Py_ssize_t stop)
+    @cython.locals(payload=bytes)
+    cdef object _end_whole(self, bytearray buffer, Py_ssize_t start, Py_ssize_t stop)
+    cdef object _keep_as_partial(self)
     @cython.locals(have=Py_ssize_t)
     cdef object _extend_partial(self, bytearray buffer, Py_ssize_t start, Py_ssize_t stop, bint ends)
     @cython.locals(inflated=bytes)

@@ -21,7 +21,7 @@ from geventws.deflate import DEFLATE_TAIL
 from geventws.errors import InvalidPayload, MessageTooBig, ProtocolError
 from geventws.frames import MAX_CONTROL_PAYLOAD_SIZE, WebSocketFrame, parse_close
 from geventws.inbox import Fragment, Inbox, Ping, Pong
-from geventws.masking import extend_unmasked, unmask
+from geventws.masking import allocate, complete, extend_unmasked, unmask, unmask_into
 
 if TYPE_CHECKING:
     from geventws.deflate import Deflate
@@ -37,6 +37,8 @@ _RSV1 = 0x40
 # What a compressed message may have above its limit on the wire: some, and the begin and end of a block a fragment.
 _SLACK = 1024
 _FRAGMENT_SLACK = 8
+# Memory for a payload is taken as a whole once so much of it, one part in sixteen, is there.
+_TRUST = 16
 #: What no limit exceeds, so that the sum of two sizes fits into a Py_ssize_t.
 _HUGE = sys.maxsize // 4
 
@@ -51,6 +53,7 @@ class Protocol(Inbox):
         is_close_received: Whether the peer's Close came; then ``close_code`` and ``close_reason`` are its.
         sent_close_code: The code of our own Close once it is serialised, else None.
         latest_pong: The payload of the last Pong that came in, or None.
+        plain_threshold: The octets of a frame where messages go out as they are, 0 where they are masked or compressed.
         trace: Where the headers of received frames are noted, None for nowhere.
     """
 
@@ -80,6 +83,7 @@ class Protocol(Inbox):
         "_size",
         "_tail",
         "_threshold",
+        "_whole",
         "auto_pong",
         "close_code",
         "close_reason",
@@ -87,6 +91,7 @@ class Protocol(Inbox):
         "is_close_received",
         "is_output_blocked",
         "latest_pong",
+        "plain_threshold",
         "replies",
         "reports_control",
         "sent_close_code",
@@ -128,6 +133,7 @@ class Protocol(Inbox):
         self._max_reply_count = min(max_reply_count, _HUGE)
         self._max_queued_size = max_queued_size
         self._threshold = fragmentation_threshold or _HUGE
+        self.plain_threshold = 0 if is_client or deflate is not None else self._threshold
         self._deflate = deflate
         self._assembles = assembles
         self._is_streaming = False
@@ -157,6 +163,8 @@ class Protocol(Inbox):
         self._fragment_count = 0
         self._is_compressed = False
         self._partial: bytearray | None = None
+        # The one frame of a message of which a good part is there.
+        self._whole: bytes | bytearray | None = None
         # A compressed message whose frames are delivered as they came.
         self._inflated: bytearray | None = None
         self._tail = b""
@@ -186,7 +194,7 @@ class Protocol(Inbox):
             self._parse(buffer, start, stop)
         except ProtocolError as error:
             self.failure = error
-            self._partial = self._control = self._inflated = None
+            self._partial = self._control = self._inflated = self._whole = None
 
     def receive_octets(self, octets: bytes | bytearray) -> None:
         """Parse octets that lie in no shared buffer."""
@@ -225,6 +233,8 @@ class Protocol(Inbox):
             self._left = -1
             if self._first_octet & 0x08:
                 self._end_control_frame(buffer, start, start + size)
+            elif self._whole is not None:
+                self._end_whole(buffer, start, start + size)
             elif (
                 self._partial is None
                 and self._first_octet & 0x80
@@ -340,10 +350,50 @@ class Protocol(Inbox):
             if self._control is None:
                 self._control = bytearray()
             extend_unmasked(self._control, buffer, start, stop, self._key, self._phase)
+        elif self._whole is not None or self._begin_whole(stop - start):
+            self._extend_whole(buffer, start, stop)
         else:
             self._extend_partial(buffer, start, stop, False)
         self._left -= stop - start
         self._phase += stop - start
+
+    def _begin_whole(self, size: int) -> bool:
+        """Make room for the payload of a frame that is a message, unless too little of it is there to trust its size."""
+        have = self._phase
+        if (
+            (have + size) * _TRUST < have + self._left
+            or not self._first_octet & 0x80
+            or not self._first_octet & 0x0F
+            or not self._assembles
+            or self._is_streaming
+            or self._is_skipping
+            or self._is_compressed
+        ):
+            return False
+        self._whole = allocate(have + self._left)
+        if self._partial is not None:
+            unmask_into(self._whole, 0, self._partial, 0, have, 0, 0)
+            self._partial = None
+        return True
+
+    def _extend_whole(self, buffer: bytearray, start: int, stop: int) -> None:
+        unmask_into(self._whole, self._phase, buffer, start, stop, self._key, self._phase)  # type: ignore[arg-type]
+        if self._opcode == 1:
+            self._check_text(bytes(self._whole[self._phase : self._phase + stop - start]))  # type: ignore[index]
+
+    def _end_whole(self, buffer: bytearray, start: int, stop: int) -> None:
+        self._extend_whole(buffer, start, stop)
+        if self._tail:
+            raise _broken_off()
+        payload = complete(self._whole)  # type: ignore[arg-type]
+        self._whole = None
+        self._end_message(payload)
+
+    def _keep_as_partial(self) -> None:
+        """Let a message be no longer taken as a whole."""
+        if self._whole is not None:
+            self._partial = bytearray(self._whole[: self._phase])
+            self._whole = None
 
     def _extend_partial(self, buffer: bytearray, start: int, stop: int, ends: bool) -> None:
         """Take a part of a data frame's payload; ``ends`` says that its message ends with it."""
@@ -399,7 +449,7 @@ class Protocol(Inbox):
         fin = bool(self._first_octet & 0x80)
         self._extend_partial(buffer, start, stop, fin)
         if fin and self._tail:
-            raise InvalidPayload("a text message ends within a character")
+            raise _broken_off()
         if not self._assembles:
             self._end_frame(fin)
         elif self._is_streaming or self._is_skipping:
@@ -495,10 +545,12 @@ class Protocol(Inbox):
 
     def stream(self) -> None:
         """Give the pieces of one message, the one in progress or the next, as `Fragment` each."""
+        self._keep_as_partial()
         self._is_streaming = True
 
     def skip_stream(self) -> None:
         """Drop the rest of a message whose pieces nobody wants any more."""
+        self._keep_as_partial()
         self._drop_fragments()
         self._is_skipping = self._is_skipping or (self._is_streaming and self._opcode != 0)
         self._is_streaming = False
@@ -555,6 +607,10 @@ class Protocol(Inbox):
 def _make_key() -> int:
     # 5.3: "The masking key needs to be unpredictable".
     return int.from_bytes(os.urandom(4), "little")
+
+
+def _broken_off() -> InvalidPayload:
+    return InvalidPayload("a text message ends within a character")
 
 
 def _not_utf_8(error: UnicodeDecodeError) -> InvalidPayload:

@@ -26,6 +26,7 @@ from geventws.frames import (
     WebSocketFrame,
     check_close,
     is_sendable_close_code,
+    measure_message,
     parse_close,
 )
 from geventws.inbox import QUEUE_OVERHEAD
@@ -41,6 +42,8 @@ __all__ = ["Sender", "check_message"]
 
 _TEXT = 1
 _BINARY = 2
+# Octets from which a copy of a message costs more than to hand it to the kernel in pieces.
+_GATHER_SIZE = 4096
 
 
 class Sender(Timekeeper):
@@ -334,12 +337,26 @@ class Sender(Timekeeper):
         elif self._is_prompt and self._protocol.has_events():
             self._cork_message(self._protocol.serialize(opcode, payload, compresses))
         else:
-            self._write(self._protocol.serialize(opcode, payload, compresses))
+            self._write_message(opcode, payload, compresses)
             if self._broken is not None:
                 raise ConnectionClosed(None, "", self._add_figures(f"the connection broke: {self._broken}"))
         if not self._is_open:
             # The message itself was more than the server's budget for output.
             raise self._make_closed_error()
+
+    def _write_message(self, opcode: int, payload: bytes, compresses: bool) -> None:
+        """Send a message, a large one without a copy of it if that is possible."""
+        sent = 0
+        threshold = self._protocol.plain_threshold
+        if threshold and len(payload) >= _GATHER_SIZE:
+            sent = self._send_frames(opcode, payload, threshold)
+            if sent == measure_message(len(payload), threshold):
+                return
+        octets = self._protocol.serialize(opcode, payload, compresses)
+        if sent:
+            self._write_rest(octets, sent)
+        else:
+            self._write(octets)
 
     def _write_entry(self, entry: bytes | PreparedMessage) -> None:
         """Send frames, or a message that is serialised only when it moves to the wire."""

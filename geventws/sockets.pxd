@@ -6,6 +6,7 @@ cdef extern from "_kernel.h" nogil:
     int GEVENTWS_HAS_SYSCALLS
     Py_ssize_t geventws_recv(int fd, char *buffer, Py_ssize_t size)
     Py_ssize_t geventws_send(int fd, const char *octets, Py_ssize_t size)
+    Py_ssize_t geventws_send_frames(int fd, int opcode, const char *payload, Py_ssize_t size, Py_ssize_t threshold)
     int geventws_is_ended(int fd)
     void geventws_shut_write(int fd)
     void geventws_close(int fd)
@@ -22,6 +23,7 @@ cdef class Stream:
     cdef readonly int fd
     cpdef Py_ssize_t receive_into(self, bytearray buffer, Py_ssize_t start) except? -9
     cpdef Py_ssize_t send(self, bytes octets, Py_ssize_t start, Py_ssize_t stop) except? -9
+    cpdef Py_ssize_t send_frames(self, int opcode, bytes payload, Py_ssize_t threshold) except? -9
     cpdef bint has_pending(self) except -1
     cpdef bint must_retry(self) except -1
 
@@ -30,6 +32,8 @@ cdef class PlainStream(Stream):
     cpdef Py_ssize_t receive_into(self, bytearray buffer, Py_ssize_t start) except? -9
     @cython.locals(moved=Py_ssize_t)
     cpdef Py_ssize_t send(self, bytes octets, Py_ssize_t start, Py_ssize_t stop) except? -9
+    @cython.locals(moved=Py_ssize_t)
+    cpdef Py_ssize_t send_frames(self, int opcode, bytes payload, Py_ssize_t threshold) except? -9
 
 cdef class TLSStream(Stream):
     cdef object _keep

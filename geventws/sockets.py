@@ -84,6 +84,17 @@ class Stream:
         """
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
+    def send_frames(self, opcode: int, payload: bytes, threshold: int) -> int:
+        """Move a message to the kernel from where it lies, as unmasked frames of at most ``threshold`` octets (5.4).
+
+        Returns:
+            How many octets of the serialised frames were moved, 0 where that cannot be done.
+
+        Raises:
+            OSError: The connection is broken.
+        """
+        return 0
+
     def has_pending(self) -> bool:
         """Tell whether octets wait above the kernel, where no watcher sees them (TLS)."""
         return False
@@ -161,6 +172,23 @@ class PlainStream(Stream):
                 return self._sock.send(view[start:stop])  # type: ignore[no-any-return]
         except BlockingIOError:
             return WAIT_WRITE
+
+    def send_frames(self, opcode: int, payload: bytes, threshold: int) -> int:
+        """See `Stream.send_frames`."""
+        if cython.compiled:
+            if GEVENTWS_HAS_SYSCALLS:  # type: ignore[name-defined]  # noqa: F821
+                moved = geventws_send_frames(  # type: ignore[name-defined]  # noqa: F821
+                    self.fd,
+                    opcode,
+                    PyBytes_AS_STRING(payload),  # type: ignore[name-defined]  # noqa: F821
+                    len(payload),
+                    threshold,
+                )
+                if moved >= 0:
+                    return moved  # type: ignore[no-any-return]
+                if moved != -errno_again and moved != -errno_would_block:  # type: ignore[name-defined]  # noqa: F821
+                    raise _make_os_error(-moved)
+        return 0
 
     def shut_write(self) -> None:
         """See `Stream.shut_write`."""

@@ -2,7 +2,7 @@ cimport cython
 from geventws.budget cimport OutputBudget
 from geventws.dispatch cimport Dispatcher
 from geventws.events cimport Emitter
-from geventws.frames cimport next_frame
+from geventws.frames cimport measure_message, next_frame
 from geventws.sockets cimport Stream
 
 cdef Py_ssize_t _START
@@ -43,6 +43,9 @@ cdef class Transport(Emitter):
     cdef Py_ssize_t _receive(self) except? -9
     @cython.locals(size=Py_ssize_t, sent=Py_ssize_t)
     cdef object _write(self, bytes octets)
+    @cython.locals(size=Py_ssize_t)
+    cdef Py_ssize_t _send_frames(self, int opcode, bytes payload, Py_ssize_t threshold) except -1
+    cdef object _write_rest(self, bytes octets, Py_ssize_t sent)
     cdef object _note_fullness(self)
     @cython.locals(difference=Py_ssize_t)
     cdef object _account(self)
@@ -59,8 +62,10 @@ cdef class Transport(Emitter):
     cdef object _pump(self)
     cdef bint _load_wire(self) except -1
     cdef object _set_wire(self, bytes octets)
-    @cython.locals(message=bytes, stop=Py_ssize_t)
+    @cython.locals(message=bytes, stop=Py_ssize_t, size=Py_ssize_t)
     cdef object _load_part(self)
+    @cython.locals(wire=bytes, at=Py_ssize_t)
+    cdef object _cut_wire(self)
     @cython.locals(octets=bytes)
     cdef bytes _take_queued(self)
     @cython.locals(size=Py_ssize_t)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from gevent.core import READ, WRITE  # type: ignore[import-not-found]
 
 from geventws.events import Emitter
-from geventws.frames import next_frame
+from geventws.frames import measure_message, next_frame
 from geventws.inbox import QUEUE_OVERHEAD
 from geventws.protocol import HEADROOM
 from geventws.sockets import WAIT_READ, WAIT_WRITE
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CORK_SIZE", "WRITE_SIZE", "Transport", "drop_oldest"]
 
-#: Octets of one write: a control frame waits behind so many at most.
+#: Octets of one write: a control frame waits behind so many, and the rest of a frame, at most.
 WRITE_SIZE = 65536
 #: Octets above which corked replies leave although more messages wait.
 CORK_SIZE = 65536
@@ -169,6 +169,31 @@ class Transport(Emitter):
             self._enqueue(octets)
         self._note_fullness()
 
+    def _send_frames(self, opcode: int, payload: bytes, threshold: int) -> int:
+        """Give a message to the kernel from where it lies, nothing waiting before it; returns how much that took."""
+        if self._wire is not None or self._cork is not None or self._broken is not None or self._trace is not None:
+            return 0
+        try:
+            return self._stream.send_frames(opcode, payload, threshold)
+        except OSError as error:
+            size = measure_message(len(payload), threshold)
+            self._discarded_size += size
+            self._break(error)
+            return size
+
+    def _write_rest(self, octets: bytes, sent: int) -> None:
+        """Send what is left of frames when the kernel has taken some of them and no more."""
+        self._wire = octets
+        self._wire_at = sent
+        self._wire_stop = len(octets)
+        self._output_size += len(octets) - sent
+        self._last_progress = self._dispatcher.now()
+        if len(octets) - sent > _WRITE_SIZE:
+            self._cut_wire()
+        self._wait_writable()
+        self._on_output_pending()
+        self._note_fullness()
+
     def _note_fullness(self) -> None:
         if self._output_size > self._send_mark:
             self._is_full = True
@@ -281,6 +306,8 @@ class Transport(Emitter):
                 self._wire_at += sent
                 self._output_size -= sent
             if self._wire_at < self._wire_stop:
+                if self._wire_stop - self._wire_at > _WRITE_SIZE:
+                    self._cut_wire()
                 break
             self._wire = None
         if moved:
@@ -326,10 +353,12 @@ class Transport(Emitter):
         self._wire_stop = len(octets)
 
     def _load_part(self) -> None:
-        """Take the next frames of a long message."""
+        """Take the next frames of a long message: all, as far as the kernel may take them now, for each write costs."""
         message: bytes = self._message  # type: ignore[assignment]
         stop = self._message_at
-        while stop < len(message) and stop - self._message_at < WRITE_SIZE:
+        # What must be repeated as it is cannot be cut, and what was noted as sent should not be.
+        size = WRITE_SIZE if self._stream.must_retry() or self._trace is not None else PUMP_SIZE
+        while stop < len(message) and stop - self._message_at < size:
             stop = next_frame(message, stop)
         self._wire = message
         self._wire_at = self._message_at
@@ -337,6 +366,18 @@ class Transport(Emitter):
         self._message_at = stop
         if stop >= len(message):
             self._message = None
+
+    def _cut_wire(self) -> None:
+        """Keep no more than one frame's rest on the wire, when the kernel has not taken all of a long message."""
+        if self._stream.must_retry():
+            return
+        wire: bytes = self._wire  # type: ignore[assignment]
+        at = 0
+        while at < self._wire_at:
+            at = next_frame(wire, at)
+        if at < self._wire_stop:
+            self._wire_stop = self._message_at = at
+            self._message = wire
 
     def _gather(self, octets: bytes) -> bytes:
         """Join small messages, for one system call."""
