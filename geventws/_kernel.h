@@ -35,51 +35,6 @@ static inline void geventws_xor(unsigned char *target, const unsigned char *sour
         target[at] = source[at] ^ (unsigned char)(key >> ((at & 3) * 8));
 }
 
-#ifdef _WIN32
-#define GEVENTWS_HAS_SYSCALLS 0
-static inline ptrdiff_t geventws_recv(int fd, char *buffer, ptrdiff_t size) { return -1; }
-static inline ptrdiff_t geventws_send(int fd, const char *octets, ptrdiff_t size) { return -1; }
-static inline ptrdiff_t geventws_send_frames(int fd, int opcode, const char *payload, ptrdiff_t size, ptrdiff_t threshold)
-{
-    return -1;
-}
-static inline int geventws_is_ended(int fd) { return -1; }
-static inline void geventws_shut_write(int fd) {}
-static inline void geventws_close(int fd) {}
-static inline double geventws_monotonic(void) { return 0.0; }
-#else
-#include <sys/socket.h>
-#include <sys/types.h>
-#include <sys/uio.h>
-#include <time.h>
-#include <unistd.h>
-#define GEVENTWS_HAS_SYSCALLS 1
-#ifndef MSG_NOSIGNAL
-#define MSG_NOSIGNAL 0
-#endif
-
-/* Both return the octets moved, or minus errno. */
-static inline ptrdiff_t geventws_recv(int fd, char *buffer, ptrdiff_t size)
-{
-    ptrdiff_t moved;
-    do
-        moved = recv(fd, buffer, (size_t)size, 0);
-    while (moved < 0 && errno == EINTR);
-    return moved < 0 ? -(ptrdiff_t)errno : moved;
-}
-
-static inline ptrdiff_t geventws_send(int fd, const char *octets, ptrdiff_t size)
-{
-    ptrdiff_t moved;
-    do
-        moved = send(fd, octets, (size_t)size, MSG_NOSIGNAL);
-    while (moved < 0 && errno == EINTR);
-    return moved < 0 ? -(ptrdiff_t)errno : moved;
-}
-
-/* How many frames one system call sends. */
-#define GEVENTWS_FRAMES 128
-
 /* Write the header of an unmasked frame (RFC 6455, 5.2), at most 10 octets; returns their number. */
 static inline int geventws_write_header(unsigned char *header, int first, ptrdiff_t size)
 {
@@ -91,22 +46,87 @@ static inline int geventws_write_header(unsigned char *header, int first, ptrdif
     return 2 + count;
 }
 
+#ifdef _WIN32
+#define GEVENTWS_HAS_SYSCALLS 0
+static inline ptrdiff_t geventws_recv(int fd, char *buffer, ptrdiff_t size) { return -1; }
+static inline ptrdiff_t geventws_send(int fd, const char *octets, ptrdiff_t size) { return -1; }
+static inline ptrdiff_t geventws_send_frames(int fd, int opcode, const unsigned char *payload, ptrdiff_t size,
+                                             ptrdiff_t threshold)
+{
+    return -1;
+}
+static inline int geventws_is_ended(int fd) { return -1; }
+static inline void geventws_shut_write(int fd) {}
+static inline void geventws_close(int fd) {}
+static inline double geventws_monotonic(void) { return 0.0; }
+#else
+#include <sys/socket.h>
+#ifdef __linux__
+#include <sys/syscall.h>
+#endif
+#include <sys/types.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+#define GEVENTWS_HAS_SYSCALLS 1
+#ifndef MSG_NOSIGNAL
+#define MSG_NOSIGNAL 0
+#endif
+
+/* As they are, recv and send are points where a thread may be cancelled, which costs in a process with threads. */
+#if defined(SYS_recvfrom) && defined(SYS_sendto)
+#define GEVENTWS_RECV(fd, buffer, size) syscall(SYS_recvfrom, fd, buffer, size, 0, NULL, NULL)
+#define GEVENTWS_SEND(fd, octets, size) syscall(SYS_sendto, fd, octets, size, MSG_NOSIGNAL, NULL, 0)
+#else
+#define GEVENTWS_RECV(fd, buffer, size) recv(fd, buffer, size, 0)
+#define GEVENTWS_SEND(fd, octets, size) send(fd, octets, size, MSG_NOSIGNAL)
+#endif
+
+/* Both return the octets moved, or minus errno. */
+static inline ptrdiff_t geventws_recv(int fd, char *buffer, ptrdiff_t size)
+{
+    ptrdiff_t moved;
+    do
+        moved = GEVENTWS_RECV(fd, buffer, (size_t)size);
+    while (moved < 0 && errno == EINTR);
+    return moved < 0 ? -(ptrdiff_t)errno : moved;
+}
+
+static inline ptrdiff_t geventws_send(int fd, const char *octets, ptrdiff_t size)
+{
+    ptrdiff_t moved;
+    do
+        moved = GEVENTWS_SEND(fd, octets, (size_t)size);
+    while (moved < 0 && errno == EINTR);
+    return moved < 0 ? -(ptrdiff_t)errno : moved;
+}
+
+/* How many frames one system call sends, and up to how many octets of payload a copy is cheaper than a list of pieces. */
+#define GEVENTWS_FRAMES 128
+#define GEVENTWS_SMALL_FRAME 4096
+
 /* Send a message as frames of at most threshold octets, the payload from where it lies. Returns how many octets of the
    frames the kernel took, the first GEVENTWS_FRAMES of them at most, or minus errno. */
-static inline ptrdiff_t geventws_send_frames(int fd, int opcode, const char *payload, ptrdiff_t size, ptrdiff_t threshold)
+static inline ptrdiff_t geventws_send_frames(int fd, int opcode, const unsigned char *payload, ptrdiff_t size,
+                                             ptrdiff_t threshold)
 {
-    unsigned char headers[GEVENTWS_FRAMES][10];
+    unsigned char headers[GEVENTWS_FRAMES][10], frame[10 + GEVENTWS_SMALL_FRAME];
     struct iovec parts[2 * GEVENTWS_FRAMES];
     struct msghdr message = {0};
     ptrdiff_t at = 0, moved, piece;
     int count;
 
+    if (size <= threshold && size <= GEVENTWS_SMALL_FRAME) {
+        count = geventws_write_header(frame, 0x80 | opcode, size);
+        memcpy(frame + count, payload, (size_t)size);
+        return geventws_send(fd, (const char *)frame, count + size);
+    }
     for (count = 0; count < GEVENTWS_FRAMES && (at < size || count == 0); count++) {
         piece = size - at < threshold ? size - at : threshold;
         parts[2 * count].iov_base = headers[count];
         parts[2 * count].iov_len = (size_t)geventws_write_header(
             headers[count], (count ? 0 : opcode) | (at + piece == size ? 0x80 : 0), piece);
-        parts[2 * count + 1].iov_base = (char *)payload + at;
+        parts[2 * count + 1].iov_base = (void *)(payload + at);
         parts[2 * count + 1].iov_len = (size_t)piece;
         at += piece;
     }

@@ -1,4 +1,9 @@
 cimport cython
+
+cdef extern from "Python.h":
+    int PyContext_Enter(object context) except -1
+    int PyContext_Exit(object context) except -1
+
 from geventws.protocol cimport Protocol
 from geventws.sending cimport Sender
 from geventws.sockets cimport monotonic
@@ -29,7 +34,9 @@ cdef class Receiver(Sender):
     cdef object _make_ready(self)
     cdef bint _has_work(self) except -1
     cdef bint _has_deliverable(self) except -1
-    @cython.locals(protocol=Protocol, count=int, started=double, before=double, now=double)
-    cpdef object _deliver_turn(self)
+    cpdef double deliver(self, object runner, double now) except? -1
+    cdef double _deliver_in_context(self, double now) except? -1
+    @cython.locals(protocol=Protocol, count=int, started=double, before=double)
+    cpdef double _deliver_turn(self, double now) except? -1
     cdef object _emit_message(self, object message)
     cpdef object _emit_event(self, object event)

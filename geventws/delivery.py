@@ -14,6 +14,10 @@ from typing import TYPE_CHECKING, Any
 from gevent import Timeout
 from greenlet import GreenletExit, getcurrent, greenlet
 
+try:
+    import cython
+except ImportError:
+    from geventws import _cython as cython
 from geventws.errors import ConnectionClosed, InvalidState
 from geventws.frames import CloseCode, WebSocketFrame
 from geventws.inbox import Fragment, Ping, Pong
@@ -270,13 +274,14 @@ class Receiver(Sender):
             return True
         return bool(self._protocol.is_next_control())
 
-    def deliver(self) -> None:
-        """Deliver what waits, for one turn; called by the dispatcher."""
-        self._deliverer = getcurrent()
+    def deliver(self, runner: greenlet, now: float) -> float:
+        """See `Deliverable.deliver`; called by the dispatcher."""
+        self._deliverer = runner
         try:
-            self._context.run(self._deliver_turn)
+            return self._deliver_in_context(now)
         except BaseException:  # noqa: BLE001
             self._on_listener_raised()
+            return monotonic()
         finally:
             self._deliverer = None
             self._is_ready = False
@@ -285,13 +290,23 @@ class Receiver(Sender):
                 # Pings and pongs were before its message.
                 self._dispatcher.loop.run_callback(self._wake_receiver)
 
-    def _deliver_turn(self) -> None:
+    def _deliver_in_context(self, now: float) -> float:
+        if not cython.compiled:
+            return self._context.run(self._deliver_turn, now)
+        # What `Context.run` does, without a call by way of objects.
+        PyContext_Enter(self._context)  # type: ignore[name-defined]  # noqa: F821
+        try:
+            return self._deliver_turn(now)
+        finally:
+            PyContext_Exit(self._context)  # type: ignore[name-defined]  # noqa: F821
+
+    def _deliver_turn(self, now: float) -> float:
         protocol = self._protocol
         if self._is_drain_due:
             self._is_drain_due = False
             self._emit("drain")
         count = 0
-        started = before = monotonic()
+        started = before = now
         while self._has_deliverable():
             event = protocol.take()
             if (type(event) is str or type(event) is bytes) and len(self._message_listeners) == 1:
@@ -313,6 +328,7 @@ class Receiver(Sender):
                 self._settle()
             if self._is_closed and not self._is_close_emitted:
                 self._emit_close()
+        return now
 
     def _emit_message(self, message: object) -> None:
         """Call the only message listener, the way that nearly all messages take."""

@@ -1,8 +1,14 @@
 cimport cython
 from cpython.pythread cimport PyThread_get_thread_ident
+from geventws.events cimport Emitter
 from geventws.sockets cimport monotonic
 
 cpdef unsigned long get_thread_id() except? 0
+
+cdef double _BATON_TIME
+
+cdef class Deliverable(Emitter):
+    cpdef double deliver(self, object runner, double now) except? -1
 
 @cython.final
 cdef class Dispatcher:
@@ -18,7 +24,8 @@ cdef class Dispatcher:
     cdef double _now
     cdef double _latest_beat
     cdef object _heart
-    cdef object _ready
+    cdef list _ready
+    cdef Py_ssize_t _taken
     cdef object _parked
     cdef object _again
     cdef bint _is_scheduled
@@ -26,7 +33,9 @@ cdef class Dispatcher:
     cpdef double now(self) except? -1
     cpdef enter(self)
     cpdef leave(self)
-    cpdef add(self, object connection)
+    cpdef add(self, Deliverable connection)
     cdef object _schedule(self)
-    @cython.locals(started=double)
+    @cython.locals(started=double, now=double)
     cdef object _deliver(self)
+    @cython.locals(connection=Deliverable)
+    cdef Deliverable _take(self)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from gevent import get_hub, spawn
@@ -28,6 +27,7 @@ try:
 except ImportError:
     from geventws import _cython as cython
 from geventws.deflate import Compressors
+from geventws.events import Emitter
 from geventws.protocol import HEADROOM
 from geventws.sockets import monotonic
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from gevent.hub import Hub
 
-__all__ = ["Dispatcher", "get_dispatcher"]
+__all__ = ["Deliverable", "Dispatcher", "get_dispatcher"]
 
 logger = logging.getLogger("geventws")
 
@@ -45,6 +45,8 @@ logger = logging.getLogger("geventws")
 RECEIVE_SIZE = 262144
 #: Seconds after which the dispatcher goes back to the hub, so that what arrived meanwhile is read.
 BATON_TIME = 0.002
+# The same as a C number in the compiled package, where a module's global is an object.
+_BATON_TIME = BATON_TIME
 #: Seconds between two beats of a hub's heart: rare enough to cost nothing.
 HEARTBEAT = 0.5
 #: Seconds that a beat may be late: more is a stall of the hub. No shorter one matters to a time-out of seconds.
@@ -60,6 +62,24 @@ def get_thread_id() -> int:
     if cython.compiled:
         return PyThread_get_thread_ident()  # type: ignore[name-defined,no-any-return]  # noqa: F821
     return _get_ident()
+
+
+class Deliverable(Emitter):
+    """Be what the ready list holds: something with listeners, and with news for them."""
+
+    __slots__ = ()
+
+    def deliver(self, runner: greenlet, now: float) -> float:
+        """Call the listeners for one turn; overridden.
+
+        Args:
+            runner: The greenlet that this is called in.
+            now: What `monotonic` tells.
+
+        Returns:
+            What it tells afterwards.
+        """
+        raise NotImplementedError
 
 
 class Dispatcher:
@@ -83,6 +103,7 @@ class Dispatcher:
         "_now",
         "_parked",
         "_ready",
+        "_taken",
         "buffer",
         "compressors",
         "connection_count",
@@ -100,7 +121,9 @@ class Dispatcher:
         self.thread_id = get_thread_id()
         self.buffer = bytearray(HEADROOM + RECEIVE_SIZE)
         self.compressors = Compressors()
-        self._ready: deque[Any] = deque()
+        # Those before the index are taken.
+        self._ready: list[Deliverable | None] = []
+        self._taken = 0
         self._parked: greenlet | None = None
         self._is_scheduled = False
         self._again: Any = self.loop.timer(0.0)
@@ -159,7 +182,7 @@ class Dispatcher:
 
     # The ready list
 
-    def add(self, connection: Any) -> None:
+    def add(self, connection: Deliverable) -> None:
         """Put a connection that is not there yet at the end of the ready list."""
         self._ready.append(connection)
         self._schedule()
@@ -178,7 +201,7 @@ class Dispatcher:
         try:
             runner.switch()
         finally:
-            self._is_scheduled = bool(self._ready)
+            self._is_scheduled = len(self._ready) > 0
             if self._is_scheduled:
                 # By a timer, not by `run_callback`: gevent runs up to fifty callbacks before it polls again,
                 # and what has arrived meanwhile would wait for so many rounds.
@@ -199,15 +222,28 @@ class Dispatcher:
                     self._parked = None
 
     def _deliver(self) -> None:
-        started = monotonic()
+        runner = getcurrent()
+        started = now = monotonic()
         while self._ready:
             try:
-                self._ready.popleft().deliver()
+                now = self._take().deliver(runner, now)
             except BaseException:  # noqa: BLE001
                 # `deliver` has its own handling; what comes here is our fault and must not take the baton along.
                 self.hub.handle_error(self, *sys.exc_info())
-            if monotonic() - started > BATON_TIME:
+            if now - started > _BATON_TIME:
                 return
+
+    def _take(self) -> Deliverable:
+        connection: Deliverable = self._ready[self._taken]  # type: ignore[assignment]
+        self._ready[self._taken] = None
+        self._taken += 1
+        if self._taken == len(self._ready):
+            self._ready.clear()
+            self._taken = 0
+        elif self._taken >= 1024 and self._taken * 2 >= len(self._ready):
+            del self._ready[: self._taken]
+            self._taken = 0
+        return connection
 
 
 def get_dispatcher() -> Dispatcher:

@@ -10,8 +10,12 @@ import enum
 import struct
 from typing import NamedTuple
 
+try:
+    import cython
+except ImportError:
+    from geventws import _cython as cython
 from geventws.errors import InvalidPayload, ProtocolError
-from geventws.masking import allocate, complete, unmask, unmask_into
+from geventws.masking import allocate, complete, count_octets, unmask, unmask_into
 
 __all__ = [
     "MAX_CONTROL_PAYLOAD_SIZE",
@@ -26,6 +30,7 @@ __all__ = [
     "serialize_close",
     "serialize_frame",
     "serialize_message",
+    "serialize_unmasked",
 ]
 
 #: 5.5: "All control frames MUST have a payload length of 125 bytes or less".
@@ -122,6 +127,17 @@ def _serialize_header(first: int, size: int, mask_bit: int) -> bytes:
     if size < 65536:
         return _HEADER_16.pack(first, 126 | mask_bit, size)
     return _HEADER_64.pack(first, 127 | mask_bit, size)
+
+
+def serialize_unmasked(first: int, message: str | bytes) -> bytes:
+    """Serialise one frame of a server's from a message of which `geventws.masking.is_octets` is true."""
+    if cython.compiled:
+        size = count_octets(message)
+        octets = allocate(size + _measure_header(size))
+        at = geventws_write_header(address(octets), first, size)  # type: ignore[name-defined]  # noqa: F821
+        unmask_into(octets, at, message, 0, size, 0, 0)  # type: ignore[arg-type]
+        return octets  # type: ignore[return-value]
+    return serialize_frame(first, message if isinstance(message, bytes) else message.encode())
 
 
 def measure_message(size: int, threshold: int) -> int:

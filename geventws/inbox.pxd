@@ -1,4 +1,5 @@
 cimport cython
+from geventws.masking cimport count_octets, is_octets
 
 cdef Py_ssize_t _OVERHEAD
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from geventws.masking import count_octets, is_octets
+
 if TYPE_CHECKING:
     from geventws.frames import WebSocketFrame
 
@@ -106,8 +108,6 @@ class Inbox:
 
 def _weigh(event: object) -> int:
     """Count what `Inbox.queued_size` holds for an event: octets and an overhead."""
-    if type(event) is bytes:
-        return len(event) + _OVERHEAD
-    if type(event) is str:
-        return (len(event) if event.isascii() else len(event.encode())) + _OVERHEAD
+    if type(event) is bytes or type(event) is str:
+        return (count_octets(event) if is_octets(event) else len(event.encode())) + _OVERHEAD  # type: ignore[union-attr]
     return _weigh(event.payload)  # type: ignore[attr-defined]

@@ -12,10 +12,36 @@ try:
 except ImportError:
     from geventws import _cython as cython
 
-__all__ = ["COMPILED", "allocate", "complete", "extend_unmasked", "unmask", "unmask_into"]
+__all__ = [
+    "COMPILED",
+    "allocate",
+    "complete",
+    "count_octets",
+    "extend_unmasked",
+    "is_octets",
+    "unmask",
+    "unmask_into",
+    "unmask_text",
+]
 
 #: Whether the hot modules of the package are compiled; all of them are, or none.
 COMPILED: bool = cython.compiled
+
+
+def is_octets(message: str | bytes) -> bool:
+    """Tell whether a message lies in memory as its octets: ``bytes``, or a text of ASCII alone."""
+    if cython.compiled:
+        return type(message) is bytes or PyUnicode_IS_ASCII(message)  # type: ignore  # noqa: F821
+    return isinstance(message, bytes) or message.isascii()
+
+
+def count_octets(message: str | bytes) -> int:
+    """Return the size of a message of which `is_octets` is true."""
+    if cython.compiled:
+        if type(message) is str:
+            return PyUnicode_GET_LENGTH(message)  # type: ignore  # noqa: F821
+        return PyBytes_GET_SIZE(message)  # type: ignore  # noqa: F821
+    return len(message)
 
 
 def unmask(octets: bytes | bytearray, start: int, stop: int, key: int, phase: int) -> bytes:
@@ -45,6 +71,20 @@ def unmask(octets: bytes | bytearray, start: int, stop: int, key: int, phase: in
     turned = (key >> shift | key << (32 - shift)) & 0xFFFFFFFF
     pattern = (turned.to_bytes(4, "little") * (size // 4 + 1))[:size]
     return (int.from_bytes(octets[start:stop], "little") ^ int.from_bytes(pattern, "little")).to_bytes(size, "little")
+
+
+def unmask_text(buffer: bytearray, start: int, stop: int, key: int) -> str:
+    """Return the UTF-8 text ``buffer[start:stop]``, which may be overwritten.
+
+    Raises:
+        UnicodeDecodeError: It is none.
+    """
+    if cython.compiled:
+        octets = address(buffer) + start  # type: ignore[name-defined]  # noqa: F821
+        if key:
+            geventws_xor(octets, octets, stop - start, key, 0)  # type: ignore[name-defined]  # noqa: F821
+        return decode_utf_8(octets, stop - start)  # type: ignore[name-defined,no-any-return]  # noqa: F821
+    return unmask(buffer, start, stop, key, 0).decode()
 
 
 def extend_unmasked(target: bytearray, octets: bytearray, start: int, stop: int, key: int, phase: int) -> None:

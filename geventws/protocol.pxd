@@ -2,7 +2,7 @@ cimport cython
 from libc.stdint cimport uint32_t
 from geventws cimport frames
 from geventws.inbox cimport Inbox
-from geventws.masking cimport allocate, complete, extend_unmasked, unmask, unmask_into
+from geventws.masking cimport allocate, complete, count_octets, extend_unmasked, is_octets, unmask, unmask_into, unmask_text
 
 cdef int _RSV1
 cdef Py_ssize_t _SLACK
@@ -83,14 +83,17 @@ cdef class Protocol(Inbox):
     cdef object _check_text(self, bytes octets)
     @cython.locals(fin=bint)
     cdef object _end_fragment(self, bytearray buffer, Py_ssize_t start, Py_ssize_t stop)
+    @cython.locals(payload=bytes)
+    cdef object _end_data_frame(self, bytearray buffer, Py_ssize_t start, Py_ssize_t stop)
+    cdef object _end_text(self, bytearray buffer, Py_ssize_t start, Py_ssize_t stop)
     cdef object _end_message(self, bytes payload)
     cdef object _end_frame(self, bint fin)
     cdef object _end_piece(self, bint fin)
     @cython.locals(opcode=int)
     cdef object _end_control_frame(self, bytearray buffer, Py_ssize_t start, Py_ssize_t stop)
     cdef object _reply(self, bytes payload)
-    @cython.locals(compressed=bytes)
-    cpdef bytes serialize(self, int opcode, bytes payload, bint compresses=*)
+    @cython.locals(compressed=bytes, payload=bytes)
+    cpdef bytes serialize(self, int opcode, object message, bint compresses=*)
     cpdef bytes serialize_frame(self, int first, bytes payload)
     cpdef bytes serialize_fragment(self, int first, bytes payload, bint compresses)
     cpdef object make_sharing_key(self)

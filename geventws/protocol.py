@@ -21,7 +21,16 @@ from geventws.deflate import DEFLATE_TAIL
 from geventws.errors import InvalidPayload, MessageTooBig, ProtocolError
 from geventws.frames import MAX_CONTROL_PAYLOAD_SIZE, WebSocketFrame, parse_close
 from geventws.inbox import Fragment, Inbox, Ping, Pong
-from geventws.masking import allocate, complete, extend_unmasked, unmask, unmask_into
+from geventws.masking import (
+    allocate,
+    complete,
+    count_octets,
+    extend_unmasked,
+    is_octets,
+    unmask,
+    unmask_into,
+    unmask_text,
+)
 
 if TYPE_CHECKING:
     from geventws.deflate import Deflate
@@ -233,18 +242,8 @@ class Protocol(Inbox):
             self._left = -1
             if self._first_octet & 0x08:
                 self._end_control_frame(buffer, start, start + size)
-            elif self._whole is not None:
-                self._end_whole(buffer, start, start + size)
-            elif (
-                self._partial is None
-                and self._first_octet & 0x80
-                and self._assembles
-                and not (self._is_streaming or self._is_skipping)
-            ):
-                payload = unmask(buffer, start, start + size, self._key, 0)
-                self._end_message(self._inflate(payload, True) if self._is_compressed else payload)
             else:
-                self._end_fragment(buffer, start, start + size)
+                self._end_data_frame(buffer, start, start + size)
             start += size
 
     def _parse_header(self, buffer: bytearray, start: int, stop: int) -> int:
@@ -358,7 +357,7 @@ class Protocol(Inbox):
         self._phase += stop - start
 
     def _begin_whole(self, size: int) -> bool:
-        """Make room for the payload of a frame that is a message, unless too little of it is there to trust its size."""
+        """Make room for the payload of a frame that is a message, unless too little is there to trust its size."""
         have = self._phase
         if (
             (have + size) * _TRUST < have + self._left
@@ -459,6 +458,34 @@ class Protocol(Inbox):
             self._partial = None
             self._end_message(payload)
 
+    def _end_data_frame(self, buffer: bytearray, start: int, stop: int) -> None:
+        """Take the rest of a data frame, which is all of it mostly."""
+        if self._whole is not None:
+            self._end_whole(buffer, start, stop)
+        elif (
+            self._partial is not None
+            or not self._first_octet & 0x80
+            or not self._assembles
+            or self._is_streaming
+            or self._is_skipping
+        ):
+            self._end_fragment(buffer, start, stop)
+        elif self._opcode == 1 and not self._is_compressed:
+            self._end_text(buffer, start, stop)
+        else:
+            payload = unmask(buffer, start, stop, self._key, 0)
+            self._end_message(self._inflate(payload, True) if self._is_compressed else payload)
+
+    def _end_text(self, buffer: bytearray, start: int, stop: int) -> None:
+        """Take a text that is a single frame, whole in the buffer, the way of nearly all of them."""
+        try:
+            message = unmask_text(buffer, start, stop, self._key)
+        except UnicodeDecodeError as error:
+            raise _not_utf_8(error) from None
+        self._opcode = 0
+        self._size = 0
+        self._queue_message(message, stop - start)
+
     def _end_message(self, payload: bytes) -> None:
         message: str | bytes = payload
         if self._opcode == 1:
@@ -557,8 +584,11 @@ class Protocol(Inbox):
 
     # What goes out
 
-    def serialize(self, opcode: int, payload: bytes, compresses: bool = True) -> bytes:
+    def serialize(self, opcode: int, message: str | bytes, compresses: bool = True) -> bytes:
         """Serialise a message, compressed where that was agreed and pays, in fragments above the threshold (5.4)."""
+        if self.plain_threshold and is_octets(message) and count_octets(message) <= self.plain_threshold:
+            return frames.serialize_unmasked(0x80 | opcode, message)
+        payload = message if isinstance(message, bytes) else message.encode()
         if compresses and self._deflate is not None and len(payload) >= self._deflate.threshold:
             compressed = self._deflate.compress(payload)
             # Where the compressor keeps a context, the peer has to see all that it saw.
@@ -568,8 +598,6 @@ class Protocol(Inbox):
         if self._is_client:
             count = max(1, -(-len(payload) // self._threshold))
             return frames.serialize_message(opcode, payload, self._threshold, [_make_key() for _ in range(count)])
-        if len(payload) <= self._threshold:
-            return frames.serialize_frame(0x80 | opcode, payload)
         return frames.serialize_message(opcode, payload, self._threshold)
 
     def serialize_fragment(self, first: int, payload: bytes, compresses: bool) -> bytes:

@@ -2,10 +2,15 @@ cimport cython
 from geventws.deadlines cimport Timekeeper
 from geventws.frames cimport measure_message
 from geventws.dispatch cimport Dispatcher, get_thread_id
+from geventws.masking cimport count_octets
 from geventws.prepared cimport PreparedMessage
 from geventws.protocol cimport Protocol
 
-cdef Py_ssize_t _GATHER_SIZE
+cdef extern from "_greenlet.h":
+    int geventws_import_greenlet() except -1
+    object geventws_get_current()
+
+cdef bytes _encode(object message)
 
 cdef class Sender(Timekeeper):
     cdef object _drained
@@ -18,9 +23,10 @@ cdef class Sender(Timekeeper):
     cdef bint _is_dropping
 
     cpdef bint _is_foreign(self) except -1
-    cdef object _send_message(self, int opcode, bytes payload, bint compresses)
+    cdef bint _is_in_hub(self) except -1
+    cdef object _send_message(self, int opcode, object message, bint compresses)
     @cython.locals(sent=Py_ssize_t, threshold=Py_ssize_t, octets=bytes)
-    cdef object _write_message(self, int opcode, bytes payload, bint compresses)
+    cdef object _write_message(self, int opcode, object message, bint compresses)
     cdef object _write_entry(self, object entry)
     cpdef bint _send_prepared(self, PreparedMessage message) except -1
     cdef Py_ssize_t _measure_output(self) except -1

@@ -16,6 +16,11 @@ from typing import TYPE_CHECKING, Any
 from gevent.event import Event
 from greenlet import getcurrent
 
+try:
+    import cython
+except ImportError:
+    from geventws import _cython as cython
+
 from geventws.deadlines import Timekeeper
 from geventws.dispatch import get_thread_id
 from geventws.errors import ConnectionClosed, InvalidState, ProtocolError
@@ -30,6 +35,7 @@ from geventws.frames import (
     parse_close,
 )
 from geventws.inbox import QUEUE_OVERHEAD
+from geventws.masking import count_octets
 from geventws.prepared import PreparedMessage
 from geventws.transport import drop_oldest
 
@@ -42,8 +48,9 @@ __all__ = ["Sender", "check_message"]
 
 _TEXT = 1
 _BINARY = 2
-# Octets from which a copy of a message costs more than to hand it to the kernel in pieces.
-_GATHER_SIZE = 4096
+
+if cython.compiled:
+    geventws_import_greenlet()  # type: ignore[name-defined]  # noqa: F821
 
 
 class Sender(Timekeeper):
@@ -124,10 +131,10 @@ class Sender(Timekeeper):
             ConnectionClosed: The connection is closing or closed, or became so while this waited.
             InvalidState: Called in the hub itself, or in another thread.
         """
-        if not self._is_open or self._is_foreign() or getcurrent() is self._dispatcher.hub:
+        if not self._is_open or self._is_foreign() or self._is_in_hub():
             self._refuse_to_send()
         if type(message) is str:
-            self._send_message(_TEXT, message.encode(), compress)
+            self._send_message(_TEXT, message, compress)
         elif type(message) is bytes:
             self._send_message(_BINARY, message, compress)
         else:
@@ -214,7 +221,7 @@ class Sender(Timekeeper):
             InvalidState: A continuation without a beginning, or a message within a fragmented one.
             ConnectionClosed: As `send`.
         """
-        if not self._is_open or getcurrent() is self._dispatcher.hub or self._is_foreign():
+        if not self._is_open or self._is_in_hub() or self._is_foreign():
             self._refuse_to_send()
         _check_frame(frame)
         if frame.opcode == Opcode.CLOSE:
@@ -253,7 +260,7 @@ class Sender(Timekeeper):
             ValueError: There is no piece.
             ConnectionClosed: As `send`. An exception of the iterable ends the connection with 1011 and goes on.
         """
-        if not self._is_open or self._is_foreign() or getcurrent() is self._dispatcher.hub:
+        if not self._is_open or self._is_foreign() or self._is_in_hub():
             self._refuse_to_send()
         if self._is_sending_fragments:
             self._wait_for_turn()
@@ -322,6 +329,11 @@ class Sender(Timekeeper):
     def _is_foreign(self) -> bool:
         return bool(get_thread_id() != self._dispatcher.thread_id)
 
+    def _is_in_hub(self) -> bool:
+        if cython.compiled:
+            return geventws_get_current() is self._dispatcher.hub  # type: ignore[name-defined]  # noqa: F821
+        return getcurrent() is self._dispatcher.hub
+
     def _refuse_to_send(self) -> None:
         if self._is_foreign():
             raise InvalidState("send was called in another thread than the connection's: use send_threadsafe")
@@ -329,30 +341,30 @@ class Sender(Timekeeper):
             raise self._make_closed_error()
         raise InvalidState("send was called in the hub, where it could not wait: use send_nowait")
 
-    def _send_message(self, opcode: int, payload: bytes, compresses: bool) -> None:
+    def _send_message(self, opcode: int, message: str | bytes, compresses: bool) -> None:
         if self._is_sending_fragments:
-            self._wait_behind_fragments(self._defer(PreparedMessage(opcode, payload, compresses)))
+            self._wait_behind_fragments(self._defer(PreparedMessage(opcode, _encode(message), compresses)))
         elif self._wire is not None and self._protocol.compresses():
-            self._write_entry(PreparedMessage(opcode, payload, compresses))
+            self._write_entry(PreparedMessage(opcode, _encode(message), compresses))
         elif self._is_prompt and self._protocol.has_events():
-            self._cork_message(self._protocol.serialize(opcode, payload, compresses))
+            self._cork_message(self._protocol.serialize(opcode, message, compresses))
         else:
-            self._write_message(opcode, payload, compresses)
+            self._write_message(opcode, message, compresses)
             if self._broken is not None:
                 raise ConnectionClosed(None, "", self._add_figures(f"the connection broke: {self._broken}"))
         if not self._is_open:
             # The message itself was more than the server's budget for output.
             raise self._make_closed_error()
 
-    def _write_message(self, opcode: int, payload: bytes, compresses: bool) -> None:
-        """Send a message, a large one without a copy of it if that is possible."""
+    def _write_message(self, opcode: int, message: str | bytes, compresses: bool) -> None:
+        """Send a message, without a copy of it if that is possible."""
         sent = 0
         threshold = self._protocol.plain_threshold
-        if threshold and len(payload) >= _GATHER_SIZE:
-            sent = self._send_frames(opcode, payload, threshold)
-            if sent == measure_message(len(payload), threshold):
+        if threshold:
+            sent = self._send_frames(opcode, message, threshold)
+            if sent and sent == measure_message(count_octets(message), threshold):
                 return
-        octets = self._protocol.serialize(opcode, payload, compresses)
+        octets = self._protocol.serialize(opcode, message, compresses)
         if sent:
             self._write_rest(octets, sent)
         else:
@@ -513,6 +525,10 @@ class Sender(Timekeeper):
 
     def _on_drained(self) -> None:
         """Learn that there is room to send again."""
+
+
+def _encode(message: str | bytes) -> bytes:
+    return message if type(message) is bytes else message.encode()  # type: ignore[union-attr]
 
 
 def check_message(message: object) -> tuple[int, bytes]:

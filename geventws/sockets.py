@@ -21,6 +21,8 @@ try:
 except ImportError:
     from geventws import _cython as cython
 
+from geventws.masking import count_octets, is_octets
+
 if TYPE_CHECKING:
     from gevent.socket import socket as GeventSocket  # noqa: N812
 
@@ -84,7 +86,7 @@ class Stream:
         """
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
-    def send_frames(self, opcode: int, payload: bytes, threshold: int) -> int:
+    def send_frames(self, opcode: int, message: str | bytes, threshold: int) -> int:
         """Move a message to the kernel from where it lies, as unmasked frames of at most ``threshold`` octets (5.4).
 
         Returns:
@@ -173,15 +175,17 @@ class PlainStream(Stream):
         except BlockingIOError:
             return WAIT_WRITE
 
-    def send_frames(self, opcode: int, payload: bytes, threshold: int) -> int:
+    def send_frames(self, opcode: int, message: str | bytes, threshold: int) -> int:
         """See `Stream.send_frames`."""
         if cython.compiled:
             if GEVENTWS_HAS_SYSCALLS:  # type: ignore[name-defined]  # noqa: F821
+                if not is_octets(message):
+                    return 0
                 moved = geventws_send_frames(  # type: ignore[name-defined]  # noqa: F821
                     self.fd,
                     opcode,
-                    PyBytes_AS_STRING(payload),  # type: ignore[name-defined]  # noqa: F821
-                    len(payload),
+                    address(message),  # type: ignore[name-defined]  # noqa: F821
+                    count_octets(message),
                     threshold,
                 )
                 if moved >= 0:

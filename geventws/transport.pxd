@@ -1,7 +1,6 @@
 cimport cython
 from geventws.budget cimport OutputBudget
-from geventws.dispatch cimport Dispatcher
-from geventws.events cimport Emitter
+from geventws.dispatch cimport Deliverable, Dispatcher
 from geventws.frames cimport measure_message, next_frame
 from geventws.sockets cimport Stream
 
@@ -9,7 +8,7 @@ cdef Py_ssize_t _START
 cdef Py_ssize_t _WRITE_SIZE
 cdef Py_ssize_t _CORK_SIZE
 
-cdef class Transport(Emitter):
+cdef class Transport(Deliverable):
     cdef Dispatcher _dispatcher
     cdef Stream _stream
     cdef Py_ssize_t _send_mark
@@ -44,7 +43,7 @@ cdef class Transport(Emitter):
     @cython.locals(size=Py_ssize_t, sent=Py_ssize_t)
     cdef object _write(self, bytes octets)
     @cython.locals(size=Py_ssize_t)
-    cdef Py_ssize_t _send_frames(self, int opcode, bytes payload, Py_ssize_t threshold) except -1
+    cdef Py_ssize_t _send_frames(self, int opcode, object message, Py_ssize_t threshold) except -1
     cdef object _write_rest(self, bytes octets, Py_ssize_t sent)
     cdef object _note_fullness(self)
     @cython.locals(difference=Py_ssize_t)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from gevent.core import READ, WRITE  # type: ignore[import-not-found]
 
-from geventws.events import Emitter
+from geventws.dispatch import Deliverable
 from geventws.frames import measure_message, next_frame
 from geventws.inbox import QUEUE_OVERHEAD
 from geventws.protocol import HEADROOM
@@ -43,7 +43,7 @@ _CORK_SIZE = CORK_SIZE
 PUMP_SIZE = 1048576
 
 
-class Transport(Emitter):
+class Transport(Deliverable):
     """Own the stream of a connection, its watchers and what waits to be sent.
 
     Subclasses say what received octets mean: they override ``_on_readable`` and the two hooks.
@@ -169,14 +169,15 @@ class Transport(Emitter):
             self._enqueue(octets)
         self._note_fullness()
 
-    def _send_frames(self, opcode: int, payload: bytes, threshold: int) -> int:
+    def _send_frames(self, opcode: int, message: str | bytes, threshold: int) -> int:
         """Give a message to the kernel from where it lies, nothing waiting before it; returns how much that took."""
         if self._wire is not None or self._cork is not None or self._broken is not None or self._trace is not None:
             return 0
         try:
-            return self._stream.send_frames(opcode, payload, threshold)
+            return self._stream.send_frames(opcode, message, threshold)
         except OSError as error:
-            size = measure_message(len(payload), threshold)
+            # A text that is tried is ASCII, and as long as its octets.
+            size = measure_message(len(message), threshold)
             self._discarded_size += size
             self._break(error)
             return size

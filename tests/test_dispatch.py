@@ -11,24 +11,27 @@ from gevent.event import Event
 from gevent.queue import Queue
 from greenlet import GreenletExit, getcurrent
 
-from geventws.dispatch import BATON_TIME, HEARTBEAT, get_dispatcher, get_thread_id
+from geventws.dispatch import BATON_TIME, HEARTBEAT, Deliverable, get_dispatcher, get_thread_id
 from tests.support import run_child
 
 
-class Job:
+class Job(Deliverable):
     """Be ready: what a connection is to the dispatcher."""
 
     def __init__(self, action=lambda: None):
+        super().__init__()
         self.action = action
         self.greenlet = None
         self.done = Event()
 
-    def deliver(self):
+    def deliver(self, runner, now):
         self.greenlet = getcurrent()
+        assert self.greenlet is runner
         try:
             self.action()
         finally:
             self.done.set()
+        return time.monotonic()
 
 
 @pytest.fixture
