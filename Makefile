@@ -153,6 +153,11 @@ asan: $(ASAN)/.test
 	$(ASAN_RUN) $(ASAN)/bin/pytest -s -q $(ASAN_TESTS)
 	cd tests && $(ASAN_RUN) ../$(ASAN)/bin/python -m fuzz $(FUZZ_OPTIONS)
 
+# The load generator and the floor of the benchmarks; Debian and Ubuntu have what they need in libssl-dev and zlib1g-dev.
+build/bench/load build/bench/echo: build/bench/%: benchmarks/%.c benchmarks/websocket.h
+	@mkdir -p $(@D)
+	$(CC) -O2 -Wall -Wextra -o $@ $< -lssl -lcrypto -lz
+
 clean:
 	rm -rf .venv .venv-plain .venv-asan .autobahn build dist geventws.egg-info docs/_build htmlcov .mypy_cache .pytest_cache .ruff_cache \
 		.hypothesis .coverage .coverage.*
