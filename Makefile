@@ -156,7 +156,7 @@ asan: $(ASAN)/.test
 # The load generator and the floor of the benchmarks; Debian and Ubuntu have what they need in libssl-dev and zlib1g-dev.
 build/bench/load build/bench/echo: build/bench/%: benchmarks/%.c benchmarks/websocket.h
 	@mkdir -p $(@D)
-	$(CC) -O2 -Wall -Wextra -o $@ $< -lssl -lcrypto -lz -lm
+	$(CC) -O2 -march=native -Wall -Wextra -o $@ $< -lssl -lcrypto -lz -lm
 
 clean:
 	rm -rf .venv .venv-plain .venv-asan .autobahn build dist geventws.egg-info docs/_build htmlcov .mypy_cache .pytest_cache .ruff_cache \

@@ -305,10 +305,11 @@ static size_t answer_in_place(uint8_t *reply, const Frame *frame, const uint8_t 
     return header_size + frame->size;
 }
 
-/* Answer the frames that are complete; the replies collect from the first octet on. Returns how much was used. */
+/* Answer the frames that are complete; returns how much was used. */
 static size_t answer_frames(Conn *conn, uint8_t *octets, size_t size)
 {
-    size_t at = 0, replied = 0, added = 0;
+    size_t at = 0, replied = 0;
+    uint8_t *replies = octets;
     Frame frame;
 
     while (conn->state == OPEN && parse_header(octets + at, size - at, &frame)) {
@@ -317,23 +318,27 @@ static size_t answer_frames(Conn *conn, uint8_t *octets, size_t size)
         if (!code && size - at - frame.header_size < frame.size)
             break;
         if (!code && is_answered_in_place(conn, frame.first)) {
-            added = answer_in_place(octets + replied, &frame, payload);
+            size_t added;
+            /* A server's header is shorter by the key: so the first payload remains where it is. */
+            if (!replied)
+                replies = octets + at + sizeof frame.key;
+            added = answer_in_place(replies + replied, &frame, payload);
             code = added ? 0 : INVALID_PAYLOAD;
             replied += added;
         } else if (!code) {
             /* What comes now goes behind the replies so far. */
-            buffer_append(&conn->output, octets, replied);
+            buffer_append(&conn->output, replies, replied);
             replied = 0;
             take_frame(conn, &frame, payload);
         }
         if (code) {
-            buffer_append(&conn->output, octets, replied);
+            buffer_append(&conn->output, replies, replied);
             replied = 0;
             end(conn, code);
         }
         at += frame.header_size + frame.size;
     }
-    if (channel_send(&conn->channel, &conn->output, octets, replied) == BROKEN)
+    if (channel_send(&conn->channel, &conn->output, replies, replied) == BROKEN)
         conn->state = ENDING;
     return at;
 }
@@ -463,7 +468,8 @@ static void keep(Conn *conn, const uint8_t *octets, size_t size)
         memmove(conn->input.octets, octets, size);
         conn->input.end = size;
     } else {
-        buffer_append(&conn->input, octets, size);
+        memcpy(buffer_reserve(&conn->input, wanted), octets, size);
+        conn->input.end = size;
     }
     buffer_reserve(&conn->input, wanted - size);
 }
@@ -501,7 +507,8 @@ static bool receive(Conn *conn)
             input->end += (size_t)moved;
             take(conn, input->octets, input->end);
         }
-    } while ((size_t)moved == room && conn->state != ENDING && !buffer_size(&conn->output));
+        /* What OpenSSL still holds would make no event. */
+    } while (conn->channel.tls && (size_t)moved == room && conn->state != ENDING && !buffer_size(&conn->output));
     return true;
 }
 

@@ -43,7 +43,7 @@
 enum { INBOX_SIZE = 1 << 18, BATCH_SIZE = 1 << 18, EVENT_COUNT = 512, MAX_SIZE = 1 << 24, MAX_PIDS = 64 };
 /* Of the opening handshakes: a server's backlog may be short. */
 enum { MAX_OPENING = 100 };
-enum { PAYLOAD_COUNT = 64, PAYLOAD_STEP = 61, BURST = 16 };
+enum { PAYLOAD_COUNT = 64, BURST = 16 };
 enum { ALWAYS_CHECKED_SIZE = 1024, CHECKED_SHARE = 16, INFLATED_COUNT = 3 };
 /* From so many loopback addresses, so that ports don't run out. */
 enum { SOURCE_COUNT = 200 };
@@ -340,16 +340,18 @@ static size_t write_record(char *target, size_t room)
 
     return (size_t)snprintf(target, room,
                             "{\"sequence\":%u,\"user\":\"%s\",\"action\":\"%s\",\"amount\":%u.%02u,\"currency\":\"EUR\","
-                            "\"is_active\":%s,\"tags\":[\"%s\",\"customer\"]},",
-                            (unsigned)(random % 100000), users[random >> 20 & 7], actions[random >> 24 & 3],
+                            "\"is_active\":%s,\"token\":\"%08x\"},",
+                            (unsigned)(random & 0xFFFFF), users[random >> 20 & 7], actions[random >> 24 & 3],
                             (unsigned)(random >> 28 & 255), (unsigned)(random >> 40) % 100,
-                            random >> 50 & 1 ? "true" : "false", users[random >> 52 & 7]);
+                            random >> 50 & 1 ? "true" : "false", (unsigned)make_random());
 }
 
-/* The payloads are stretches of one text like JSON, or of random octets, that begin at different places. */
+/* The payloads are stretches of one text like JSON, or of random octets, that begin at different places: near each other,
+   which is good for the cache, but not where a server that keeps its window would find one in the one before. */
 static void prepare_payloads(void)
 {
-    size_t size = options.size + PAYLOAD_COUNT * PAYLOAD_STEP, at = 0;
+    size_t near = 61, far = options.size < 1 << 18 ? options.size : 1 << 18, step = options.is_deflate ? far : near;
+    size_t size = options.size + PAYLOAD_COUNT * step, at = 0;
     bool is_json = options.opcode == TEXT || options.is_deflate;
     uint8_t *octets = malloc(size + 256);
 
@@ -362,7 +364,7 @@ static void prepare_payloads(void)
         at += is_json ? write_record((char *)octets + at, 256) : sizeof random;
     }
     for (int place = 0; place < PAYLOAD_COUNT; place++)
-        payloads[place] = (Payload){octets + place * PAYLOAD_STEP, options.size};
+        payloads[place] = (Payload){octets + (size_t)place * step, options.size};
 }
 
 /* Compress each payload on its own, so that any server can inflate it whatever it keeps (RFC 7692, 7.2.1). */
@@ -911,11 +913,16 @@ static const char *take_extension(const char *answer)
     return fault;
 }
 
-static bool has_value(const char *head, const char *name, const char *expected)
+static bool has_item(const char *head, const char *name, const char *expected)
 {
-    char value[128];
+    char value[256], *rest = value, *item;
 
-    return find_field(head, name, value, sizeof value) && strcasecmp(value, expected) == 0;
+    if (!find_field(head, name, value, sizeof value))
+        return false;
+    while ((item = next_item(&rest, ",")) != NULL)
+        if (strcasecmp(item, expected) == 0)
+            return true;
+    return false;
 }
 
 /* Return what is wrong with the answer to the opening handshake (RFC 6455, 4.1), or nothing. */
@@ -923,7 +930,7 @@ static const char *check_answer(const Conn *conn, const char *head)
 {
     char accept[ACCEPT_SIZE + 1], value[sizeof extension] = "";
 
-    if (!has_value(head, "Upgrade", "websocket") || !has_value(head, "Connection", "upgrade"))
+    if (!has_item(head, "Upgrade", "websocket") || !has_item(head, "Connection", "upgrade"))
         return "the answer upgrades to something else";
     compute_accept(conn->key, strlen(conn->key), accept);
     if (!find_field(head, "Sec-WebSocket-Accept", value, sizeof value) || strcmp(value, accept) != 0)
@@ -1121,7 +1128,8 @@ static void send_at_rate(void)
 
     if (read(timer, &expirations, sizeof expirations) < 0 && errno != EAGAIN)
         refuse("the timer failed: %s", strerror(errno));
-    for (; is_sending && (due = compute_due_time()) <= now; rate_count++) {
+    /* Not too many at once, or replies would wait where more is due than can be sent. */
+    for (int left = EVENT_COUNT; left && is_sending && (due = compute_due_time()) <= now; left--, rate_count++) {
         Conn *conn = &conns[rate_count % options.connections];
         if (conn->state != OPEN)
             continue;
@@ -1133,6 +1141,15 @@ static void send_at_rate(void)
     next.it_value.tv_sec = (time_t)(due / SECOND);
     next.it_value.tv_nsec = (long)(due % SECOND);
     timerfd_settime(timer, TFD_TIMER_ABSTIME, &next, NULL);
+}
+
+/* What is due and could not be sent is given up. */
+static void end_rate(void)
+{
+    for (unsigned number = 0; number < options.connections; number++) {
+        conns[number].times.count -= (unsigned)conns[number].due;
+        conns[number].due = 0;
+    }
 }
 
 static void begin_rate(void)
@@ -1240,6 +1257,8 @@ static void measure_messages(void)
     run(is_over, window.began + (uint64_t)(options.seconds * (double)SECOND));
     end_window();
     is_sending = false;
+    if (options.rate > 0)
+        end_rate();
     run_to_end(is_quiet);
 }
 

@@ -116,7 +116,7 @@ static inline ssize_t channel_result(ssize_t moved)
     return errno == EAGAIN || errno == EINTR ? WOULD_BLOCK : BROKEN;
 }
 
-/* Where this returns less than size, nothing more is there: records that OpenSSL holds would make no event. */
+/* Where this returns less than size, OpenSSL holds nothing more: what it holds would make no event. */
 static inline ssize_t channel_read(Channel *channel, uint8_t *target, size_t size)
 {
     size_t moved = 0;
@@ -174,7 +174,7 @@ static inline int channel_flush(Channel *channel, Buffer *output)
 /* Write what waits, and these octets behind it; what there is no room for waits. Returns as channel_flush. */
 static inline int channel_send(Channel *channel, Buffer *output, const uint8_t *octets, size_t size)
 {
-    if (!buffer_size(output)) {
+    if (size && !buffer_size(output)) {
         ssize_t moved = channel_write(channel, octets, size);
         if (moved == (ssize_t)size || moved == BROKEN)
             return moved == BROKEN ? BROKEN : 0;
