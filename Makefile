@@ -42,6 +42,9 @@ TELL_BUILD = -I -c 'import geventws; print("geventws", geventws.__version__, "is
 TELL_PLAIN_BUILD = -I -c 'import geventws; print("geventws", geventws.__version__, "is installed: plain Python"); \
 	assert not geventws.COMPILED'
 
+# Where the tools of the benchmarks are built.
+BENCH = build/bench
+
 # Two builds in one folder at once would disturb each other.
 .NOTPARALLEL:
 .PHONY: help demo test test-plain test-core check lint format types docs coverage clean
@@ -154,7 +157,7 @@ asan: $(ASAN)/.test
 	cd tests && $(ASAN_RUN) ../$(ASAN)/bin/python -m fuzz $(FUZZ_OPTIONS)
 
 # The load generator and the floor of the benchmarks; Debian and Ubuntu have what they need in libssl-dev and zlib1g-dev.
-build/bench/load build/bench/echo: build/bench/%: benchmarks/%.c benchmarks/websocket.h
+$(BENCH)/load $(BENCH)/echo: $(BENCH)/%: benchmarks/%.c benchmarks/websocket.h
 	@mkdir -p $(@D)
 	$(CC) -O2 -march=native -Wall -Wextra -o $@ $< -lssl -lcrypto -lz -lm
 

@@ -1180,10 +1180,12 @@ static bool is_opened(void)
 
 static bool is_quiet(void)
 {
+    if (unopened_count && options.mode != CONNECT)
+        return false;
     for (unsigned number = 0; number < options.connections; number++)
         if (is_busy(&conns[number]))
             return false;
-    return options.mode == CONNECT || !unopened_count;
+    return true;
 }
 
 /* Nothing more can happen: all connections have failed, or one without which no round is complete. */
@@ -1196,13 +1198,17 @@ static bool is_over(void)
 static bool run(bool (*is_done)(void), uint64_t end)
 {
     struct epoll_event events[EVENT_COUNT];
-    uint64_t now;
+    uint64_t now, left;
+    int ready;
 
-    while (!is_done() && (now = read_clock()) < end) {
-        uint64_t left = (end - now + 999999) / 1000000;
-        int ready;
+    for (;;) {
         if (is_sending)
             open_more();
+        if (is_done())
+            return true;
+        if ((now = read_clock()) >= end)
+            return false;
+        left = (end - now + 999999) / 1000000;
         ready = epoll_wait(epoll, events, EVENT_COUNT, left < 1000 ? (int)left : 1000);
         for (int place = 0; place < ready; place++) {
             if (events[place].data.ptr)
@@ -1211,7 +1217,6 @@ static bool run(bool (*is_done)(void), uint64_t end)
                 send_at_rate();
         }
     }
-    return is_done();
 }
 
 /* The same, but for as long as something moves; connections for which nothing does have failed. */

@@ -72,6 +72,7 @@ class Requirement(NamedTuple):
 
 
 REQUIREMENTS = {
+    "cc": Requirement(("cc", "make"), paths=("/usr/include/openssl/ssl.h", "/usr/include/zlib.h")),
     "chromium": Requirement(("chromium", "chromedriver"), modules=("selenium",)),
     "node": Requirement(("node",), paths=("node/node_modules/websocket", "node/node_modules/ws")),
 }
