@@ -3,7 +3,20 @@
  *     load [options] HOST PORT PATH
  *
  * It prints one line of JSON with what it measured, and the first errors on standard error. Exit status: 0 when there
- * were no errors, 1 when there were, 2 for options that make no sense. What --mode makes of the connections:
+ * were no errors, 1 when there were, 2 for options that make no sense.
+ *
+ *     --connections N          how many connections (1); opened beforehand, but for --mode connect
+ *     --in-flight N            echo: messages on the way on each connection (1)
+ *     --rate R                 echo: so many messages a second in all, whether replies come or not
+ *     --size OCTETS            of each message (32); --text (the default) is like JSON, --binary is random
+ *     --seconds S --warm-up S  how long to measure (2), and what to leave out before (0.3)
+ *     --timeout S              without a sign of life for so long, a connection has failed (10)
+ *     --tls                    over TLS; the certificate is not verified
+ *     --deflate                offer permessage-deflate, and send all messages compressed where it is accepted
+ *     --deflate-offer P        the same with other parameters than "client_no_context_takeover"
+ *     --pids P[,P...]          the server's processes, whose CPU time and memory are to be reported
+ *
+ * What --mode makes of the connections:
  *
  *     echo       each has --in-flight messages on the way, and sends another for each reply; with --rate all together
  *                send so many a second, whether replies come or not
@@ -21,6 +34,8 @@
  * memory. Replies to one read make one write. Opcode, length, masking, reserved bits and order of every reply are
  * checked, the content of every one up to 1 KiB and of one in 16 beyond; of compressed replies the first few of each
  * connection are inflated and then, where the server keeps no window, one in 16.
+ *
+ * Memory stays bounded: no message is built for a connection as long as its socket has no room for the last one.
  *
  * A connection opens, rests until all are open, works through the warm-up and the measured window, gets what it still
  * waits for, and closes. Only replies within the window count, whenever their messages were sent. Latency begins just
@@ -73,9 +88,9 @@ static struct {
 
 static const char usage[] =
     "usage: load [options] HOST PORT PATH\n"
-    "  --mode echo|connect|idle|broadcast|fan-in   --connections N   --in-flight N   --size OCTETS   --text | --binary\n"
-    "  --seconds S   --warm-up S   --rate MESSAGES_PER_SECOND   --timeout S   --tls   --deflate\n"
-    "  --deflate-offer PARAMETERS   --pids P[,P...]\n";
+    "  --mode echo|connect|idle|broadcast|fan-in   --connections N   --in-flight N   --rate MESSAGES_PER_SECOND\n"
+    "  --size OCTETS   --text | --binary   --seconds S   --warm-up S   --timeout S   --tls\n"
+    "  --deflate   --deflate-offer PARAMETERS   --pids P[,P...]\n";
 
 static void __attribute__((format(printf, 1, 2), noreturn)) refuse(const char *format, ...)
 {
@@ -84,7 +99,7 @@ static void __attribute__((format(printf, 1, 2), noreturn)) refuse(const char *f
     va_start(values, format);
     fputs("load: ", stderr);
     vfprintf(stderr, format, values);
-    fprintf(stderr, "\n%s", usage);
+    fputc('\n', stderr);
     exit(2);
 }
 
@@ -158,8 +173,8 @@ static void check_options(void)
 
 static void parse_options(int count, char **arguments)
 {
-    enum { MODE = 1, CONNECTIONS, IN_FLIGHT, SIZE, AS_TEXT, AS_BINARY, SECONDS, WARM_UP, RATE, TIMEOUT, TLS, DEFLATE, OFFER,
-           PIDS };
+    enum { MODE = 1, CONNECTIONS, IN_FLIGHT, SIZE, AS_TEXT, AS_BINARY, SECONDS, WARM_UP, RATE, TIMEOUT, TLS, DEFLATE,
+           OFFER, PIDS };
     static const struct option known[] = {
         {"mode", required_argument, NULL, MODE}, {"connections", required_argument, NULL, CONNECTIONS},
         {"in-flight", required_argument, NULL, IN_FLIGHT}, {"size", required_argument, NULL, SIZE},
@@ -192,7 +207,7 @@ static void parse_options(int count, char **arguments)
         }
     }
     if (count - optind != 3)
-        refuse("HOST, PORT and PATH are needed, and nothing else");
+        refuse("HOST, PORT and PATH are needed, and nothing else\n%s", usage);
     options.host = arguments[optind];
     options.port = arguments[optind + 1];
     options.path = arguments[optind + 2];
@@ -334,20 +349,20 @@ static inline uint64_t make_random(void)
 
 static size_t write_record(char *target, size_t room)
 {
-    static const char *const users[] = {"alice", "bernard", "charlotte", "dmitri", "eleanor", "francois", "greta", "hugo"};
+    static const char *const users[] = {"alice", "bernard", "charlotte", "dmitri", "eleanor", "francois", "greta", "ida"};
     static const char *const actions[] = {"login", "purchase", "comment", "logout"};
     uint64_t random = make_random();
 
     return (size_t)snprintf(target, room,
-                            "{\"sequence\":%u,\"user\":\"%s\",\"action\":\"%s\",\"amount\":%u.%02u,\"currency\":\"EUR\","
-                            "\"is_active\":%s,\"token\":\"%08x\"},",
+                            "{\"sequence\":%u,\"user\":\"%s\",\"action\":\"%s\",\"amount\":%u.%02u,"
+                            "\"currency\":\"EUR\",\"is_active\":%s,\"token\":\"%08x\"},",
                             (unsigned)(random & 0xFFFFF), users[random >> 20 & 7], actions[random >> 24 & 3],
                             (unsigned)(random >> 28 & 255), (unsigned)(random >> 40) % 100,
                             random >> 50 & 1 ? "true" : "false", (unsigned)make_random());
 }
 
-/* The payloads are stretches of one text like JSON, or of random octets, that begin at different places: near each other,
-   which is good for the cache, but not where a server that keeps its window would find one in the one before. */
+/* The payloads are stretches of one text like JSON, or of random octets, that begin at different places: near each
+   other, which is good for the cache, but not where a server that keeps its window would find one in the last. */
 static void prepare_payloads(void)
 {
     size_t near = 61, far = options.size < 1 << 18 ? options.size : 1 << 18, step = options.is_deflate ? far : near;
@@ -789,24 +804,24 @@ static void end_frame(Conn *conn)
 static const char *check_header(const Conn *conn)
 {
     const Frame *frame = &conn->frame;
-    int opcode = frame->first & 15;
+    int opcode = frame->first & 15, reserved = frame->first & RSV;
+    bool is_control = opcode & 8, may_be_compressed = *extension && !is_control && opcode != CONTINUATION;
 
     if (frame->is_masked)
         return "a frame is masked";
     if (conn->is_close_read)
         return "a frame came after Close";
-    if (opcode & 8) {
-        bool is_whole = (frame->first & FIN) && frame->size <= MAX_CONTROL_SIZE;
-        return opcode > PONG ? "an opcode is unknown" : (frame->first & RSV) ? "a reserved bit is set"
-             : is_whole      ? NULL
-                             : "a control frame is fragmented or too long";
-    }
-    if (opcode > BINARY)
+    if (opcode > PONG || (opcode > BINARY && !is_control))
         return "an opcode is unknown";
-    if ((frame->first & RSV) && ((frame->first & RSV) != RSV1 || !*extension || opcode == CONTINUATION))
+    if (reserved && !(reserved == RSV1 && may_be_compressed))
         return "a reserved bit is set";
-    if ((opcode == CONTINUATION) != conn->is_in_message)
-        return conn->is_in_message ? "a message began within another" : "a continuation came without a beginning";
+    if (is_control)
+        return (frame->first & FIN) && frame->size <= MAX_CONTROL_SIZE ? NULL
+                                                                       : "a control frame is fragmented or too long";
+    if (conn->is_in_message && opcode != CONTINUATION)
+        return "a message began within another";
+    if (!conn->is_in_message && opcode == CONTINUATION)
+        return "a continuation came without a beginning";
     return NULL;
 }
 
