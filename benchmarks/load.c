@@ -349,7 +349,7 @@ static inline uint64_t make_random(void)
 
 static size_t write_record(char *target, size_t room)
 {
-    static const char *const users[] = {"alice", "bernard", "charlotte", "dmitri", "eleanor", "francois", "greta", "ida"};
+    static const char *const users[] = {"alice", "bernard", "charlotte", "dmitri", "eleanor", "felix", "greta", "ida"};
     static const char *const actions[] = {"login", "purchase", "comment", "logout"};
     uint64_t random = make_random();
 
