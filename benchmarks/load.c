@@ -1107,7 +1107,7 @@ static void receive(Conn *conn)
         while (at < (size_t)moved && conn->state >= OPEN)
             at += conn->is_in_frame ? take_payload(conn, inbox + at, (size_t)moved - at)
                                     : take_header(conn, inbox + at, (size_t)moved - at);
-    } while (moved == sizeof inbox && conn->state != NOT_OPEN);
+    } while ((moved == sizeof inbox || channel_has_ended(&conn->channel)) && conn->state != NOT_OPEN);
     pump(conn);
 }
 
@@ -1269,6 +1269,9 @@ static void measure_messages(void)
 {
     if (options.mode != CONNECT) {
         run_to_end(is_opened);
+        /* A server may answer an upgrade request before it counts the connection among those that get a broadcast. */
+        if (options.mode == BROADCAST)
+            run(is_over, read_clock() + SETTLE);
         if (!is_over())
             start_messages();
     }

@@ -116,7 +116,7 @@ static inline ssize_t channel_result(ssize_t moved)
     return errno == EAGAIN || errno == EINTR ? WOULD_BLOCK : BROKEN;
 }
 
-/* Where this returns less than size, OpenSSL holds nothing more: what it holds would make no event. */
+/* Where this returns less than size, OpenSSL holds no more octets: what it holds would make no event. */
 static inline ssize_t channel_read(Channel *channel, uint8_t *target, size_t size)
 {
     size_t moved = 0;
@@ -130,6 +130,12 @@ static inline ssize_t channel_read(Channel *channel, uint8_t *target, size_t siz
         moved += (size_t)result;
     }
     return (ssize_t)moved;
+}
+
+/* Whether the peer's end of TLS has been read, maybe behind the last octets: it would make no event either. */
+static inline bool channel_has_ended(const Channel *channel)
+{
+    return channel->tls && SSL_get_shutdown(channel->tls) & SSL_RECEIVED_SHUTDOWN;
 }
 
 static inline ssize_t channel_write(Channel *channel, const uint8_t *octets, size_t size)
