@@ -5,6 +5,7 @@
 #   make test-plain  the same on the plain Python build
 #   make check       lint, types, docs, test, test-plain and coverage
 #   make autobahn    the Autobahn cases against the server and the client; see tests/autobahn/README.md
+#   make bench       measure geventws and its peers side by side; see benchmarks/README.md
 #   make fuzz        change the inputs of tests/fuzz at random (its README.md says more)
 #   make guard       count a message's instructions and system calls, and compare them with benchmarks/guard.json
 #   make help        all the targets
@@ -25,11 +26,20 @@ BUILD ?= compiled
 
 CORE = errors masking frames headers cookies proxies inbox deflate handshake protocol prepared trace
 
+# Which servers `make bench` compares, in which scenarios (names or patterns between commas, all of them by default), in
+# how many rounds; SECONDS=1 is the length of a run.
+SERVERS ?=
+SCENARIOS ?=
+ROUNDS ?= 5
+
 VENV = .venv
 # The tools read and measure Python, so they work on a plain build.
 PLAIN = .venv-plain
 # The compiled build in which every access to memory is checked.
 ASAN = .venv-asan
+# The peers beside the compiled build, and the plain one with the same gevent.
+PEERS = .venv-bench
+PEERS_PLAIN = .venv-bench-plain
 
 PIP_INSTALL = -m pip install --quiet --quiet --disable-pip-version-check
 # The folders stand here too: they change when a file is removed.
@@ -48,12 +58,12 @@ BENCH = build/bench
 # Two builds in one folder at once would disturb each other.
 .NOTPARALLEL:
 .PHONY: help demo test test-plain test-core check lint format types docs coverage clean
-.PHONY: autobahn autobahn-server autobahn-client fuzz fuzz-guided asan guard guard-update
+.PHONY: autobahn autobahn-server autobahn-client fuzz fuzz-guided asan guard guard-update bench
 
 help:
 	@echo "make demo | test | test-plain | test-core | check | lint | format | types | docs | coverage | clean"
 	@echo "make autobahn | autobahn-server | autobahn-client | fuzz | fuzz-guided | asan"
-	@echo "make guard | guard-update"
+	@echo "make guard | guard-update | bench"
 
 demo: $(VENV)/.installed
 	@$(VENV)/bin/geventws demo
@@ -119,6 +129,10 @@ autobahn-server autobahn-client: autobahn-%: $(AUTOBAHN)/.installed $(BUILT)
 		--home $(AUTOBAHN) --reports $(AUTOBAHN)/reports/$*-$(BUILD)-$(STYLE)-$(DEFLATE) --timeout $(AUTOBAHN_TIMEOUT) -- \
 		$(dir $(BUILT))bin/python tests/autobahn/testee.py --build $(BUILD) --style $(STYLE) --deflate $(DEFLATE) $*
 
+bench: $(PEERS)/.installed $(PEERS_PLAIN)/.installed benchmarks/node_modules/.installed build/bench/load build/bench/echo
+	$(PEERS)/bin/python -m benchmarks.run --plain $(CURDIR)/$(PEERS_PLAIN)/bin/python --servers '$(SERVERS)' \
+		--scenarios '$(SCENARIOS)' --rounds $(ROUNDS) $(if $(SECONDS),--seconds $(SECONDS))
+
 FUZZ_OPTIONS = $(TARGET) --build $(BUILD) $(if $(RUNS),--runs $(RUNS)) $(if $(SEED),--seed $(SEED)) \
 	$(if $(SECONDS),--seconds $(SECONDS))
 ifeq ($(BUILD),plain)
@@ -162,8 +176,8 @@ $(BENCH)/load $(BENCH)/echo: $(BENCH)/%: benchmarks/%.c benchmarks/websocket.h
 	$(CC) -O2 -march=native -Wall -Wextra -o $@ $< -lssl -lcrypto -lz -lm
 
 clean:
-	rm -rf .venv .venv-plain .venv-asan .autobahn build dist geventws.egg-info docs/_build htmlcov .mypy_cache .pytest_cache .ruff_cache \
-		.hypothesis .coverage .coverage.*
+	rm -rf .venv .venv-plain .venv-asan .venv-bench .venv-bench-plain .autobahn build dist geventws.egg-info docs/_build htmlcov \
+		.mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* benchmarks/node_modules
 	find geventws tests -name __pycache__ -prune -exec rm -rf {} +
 	rm -f geventws/*.so
 
@@ -211,7 +225,27 @@ $(ASAN)/.test: $(SOURCES) | $(ASAN)/bin/python
 		$(ASAN)/bin/python $(PIP_INSTALL) ./build/asan pytest hypothesis
 	@touch $@
 
-$(VENV)/bin/python $(PLAIN)/bin/python $(ASAN)/bin/python:
+# A peer that does not install here is left out, whatever else it takes along.
+$(PEERS)/.installed: $(SOURCES) benchmarks/requirements.txt | $(PEERS)/bin/python
+	@echo "Installing the peers that geventws is compared with (a few minutes)"
+	@$(PEERS)/bin/python $(PIP_INSTALL) -r benchmarks/requirements.txt || \
+		for each in $$(grep == benchmarks/requirements.txt); do \
+			$(PEERS)/bin/python $(PIP_INSTALL) -c benchmarks/requirements.txt $$each || echo "Without $$each: it does not install here"; \
+		done
+	@$(PEERS)/bin/python $(PIP_INSTALL) -c benchmarks/requirements.txt .
+	@$(PEERS)/bin/python $(TELL_BUILD)
+	@touch $@
+
+$(PEERS_PLAIN)/.installed: $(SOURCES) benchmarks/requirements.txt | $(PEERS_PLAIN)/bin/python
+	@GEVENTWS_BUILD=plain $(PEERS_PLAIN)/bin/python $(PIP_INSTALL) -c benchmarks/requirements.txt .
+	@$(PEERS_PLAIN)/bin/python $(TELL_PLAIN_BUILD)
+	@touch $@
+
+benchmarks/node_modules/.installed: benchmarks/package-lock.json
+	@cd benchmarks && npm ci --silent --no-audit --no-fund || echo "Without the peers on Node.js: npm does not install them here"
+	@mkdir -p $(@D) && touch $@
+
+$(VENV)/bin/python $(PLAIN)/bin/python $(ASAN)/bin/python $(PEERS)/bin/python $(PEERS_PLAIN)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "geventws needs Python 3.10 or later; choose one with make PYTHON=..."; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
