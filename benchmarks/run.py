@@ -87,16 +87,17 @@ def running(server: Server, scenario: Scenario, port: int, setup: Setup, errors:
     try:
         assert process.stdout is not None
         if not wait_ready(process.stdout, server.workers):
-            raise ServerFailed(f"{server.name} does not start: {read_last_line(errors) or 'it says nothing'}")
+            raise ServerFailed(f"{server.name} does not start: {read_complaint(errors) or 'it says nothing'}")
         yield list_processes(process.pid)
     finally:
         stop(process)
 
 
-def read_last_line(errors: IO[str]) -> str:
-    """Return the last line of a file that a process has written to."""
+def read_complaint(errors: IO[str]) -> str:
+    """Return the last line that a process has written to a file, and that names an error if one does."""
     errors.seek(0)
-    return (errors.read().strip().splitlines() or [""])[-1]
+    lines = errors.read().strip().splitlines() or [""]
+    return ([line for line in lines if "Error" in line] or lines)[-1]
 
 
 def wait_ready(stdout: IO[bytes], workers: int) -> bool:
@@ -158,7 +159,7 @@ def measure(server: Server, scenario: Scenario, setup: Setup) -> dict[str, Any]:
                 result = run_load(load, setup)
         except OSError as error:
             result = {"error": str(error)}
-        if result["error"] and (line := read_last_line(errors)):
+        if result["error"] and (line := read_complaint(errors)):
             result["error"] += f"; the server says: {line}"
         return result
 
