@@ -164,6 +164,8 @@ class TestRounds:
             pytest.param(
                 "{python} -c 'raise RuntimeError(\"no peer here\")'", "RuntimeError: no peer here", id="package"
             ),
+            # As Node.js does.
+            pytest.param("sh -c 'echo Error: no peer here >&2; echo v20 >&2'", "Error: no peer here", id="not-last"),
         ],
     )
     def test_who_does_not_start_is_left_out_once(self, command, word, tmp_path, capsys):
