@@ -4,6 +4,7 @@ cdef extern from "Python.h":
     int PyContext_Enter(object context) except -1
     int PyContext_Exit(object context) except -1
 
+from geventws.dispatch cimport get_current, switch_to
 from geventws.protocol cimport Protocol
 from geventws.sending cimport Sender
 from geventws.sockets cimport monotonic

@@ -12,12 +12,13 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from gevent import Timeout
-from greenlet import GreenletExit, getcurrent, greenlet
+from greenlet import GreenletExit
 
 try:
     import cython
 except ImportError:
     from geventws import _cython as cython
+from geventws.dispatch import get_current, switch_to
 from geventws.errors import ConnectionClosed, InvalidState
 from geventws.frames import CloseCode, WebSocketFrame
 from geventws.inbox import Fragment, Ping, Pong
@@ -26,6 +27,8 @@ from geventws.sockets import monotonic
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from greenlet import greenlet
 
     from geventws.endpoint import Handover
 
@@ -36,8 +39,6 @@ logger = logging.getLogger("geventws")
 #: Messages, and seconds, after which a connection's turn ends, so that no peer starves another.
 TURN_COUNT = 64
 TURN_TIME = 0.001
-#: `greenlet.switch` itself: gevent's hub overrides it with a look-up that its own waiting needs.
-_switch_to = greenlet.switch
 
 #: Close codes after which a loop over the messages simply ends.
 CLEAN_CODES = frozenset({1000, 1001, 1005})
@@ -150,7 +151,7 @@ class Receiver(Sender):
             raise InvalidState("another greenlet is receiving from this connection")
         if self._message_listeners or self._frame_listeners:
             raise InvalidState("receive is not for a connection with message or frame listeners")
-        self._receiver = getcurrent()
+        self._receiver = get_current()
         if self._receiver is self._dispatcher.hub or self._is_foreign():
             raise InvalidState("receive was called in the hub or in another thread")
         if not self._is_started:
@@ -203,7 +204,7 @@ class Receiver(Sender):
     def _wait_for_event(self) -> None:
         self._is_waiting = True
         try:
-            _switch_to(self._dispatcher.hub)
+            switch_to(self._dispatcher.hub)
         finally:
             # Whoever throws into this greenlet must not leave it to be switched to later.
             self._is_waiting = False
@@ -227,7 +228,7 @@ class Receiver(Sender):
     def _wake(self) -> None:
         if self._is_receiving:
             if self._is_waiting:
-                _switch_to(self._receiver)
+                switch_to(self._receiver)
         elif self._is_ready:
             return
         elif self._message_listeners and not self._is_paused:
@@ -238,7 +239,7 @@ class Receiver(Sender):
 
     def _wake_receiver(self) -> None:
         if self._is_waiting:
-            _switch_to(self._receiver)
+            switch_to(self._receiver)
 
     # Delivering
 
@@ -406,7 +407,7 @@ class Receiver(Sender):
 
     def _end_loop(self) -> None:
         """Close a connection whose request listener looped over the messages and has returned."""
-        if self._receiver is getcurrent():
+        if self._receiver is get_current():
             self._close_for("its loop ended")
 
     def _abandon(self, how: str) -> None:

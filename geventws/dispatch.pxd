@@ -3,6 +3,13 @@ from cpython.pythread cimport PyThread_get_thread_ident
 from geventws.events cimport Emitter
 from geventws.sockets cimport monotonic
 
+cdef extern from "_greenlet.h":
+    int geventws_import_greenlet() except -1
+    object geventws_get_current()
+    object geventws_switch(object greenlet)
+
+cpdef object get_current()
+cpdef object switch_to(object target)
 cpdef unsigned long get_thread_id() except? 0
 
 cdef double _BATON_TIME

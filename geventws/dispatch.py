@@ -54,6 +54,9 @@ STALL_TIME = 0.5
 #: A time that never comes.
 NEVER = float("inf")
 
+if cython.compiled:
+    geventws_import_greenlet()  # type: ignore[name-defined]  # noqa: F821
+
 _get_ident: Callable[[], int] = get_original("_thread", "get_ident")
 
 
@@ -62,6 +65,21 @@ def get_thread_id() -> int:
     if cython.compiled:
         return PyThread_get_thread_ident()  # type: ignore[name-defined,no-any-return]  # noqa: F821
     return _get_ident()
+
+
+def get_current() -> greenlet:
+    """Return the running greenlet."""
+    if cython.compiled:
+        return geventws_get_current()  # type: ignore[name-defined,no-any-return]  # noqa: F821
+    return getcurrent()
+
+
+def switch_to(target: greenlet) -> None:
+    """Call `greenlet.switch` itself: gevent's hub overrides it with a look-up that its own waiting needs."""
+    if cython.compiled:
+        geventws_switch(target)  # type: ignore[name-defined]  # noqa: F821
+    else:
+        greenlet.switch(target)
 
 
 class Deliverable(Emitter):
@@ -222,7 +240,7 @@ class Dispatcher:
                     self._parked = None
 
     def _deliver(self) -> None:
-        runner = getcurrent()
+        runner = get_current()
         started = now = monotonic()
         while self._ready:
             try:

@@ -1,14 +1,10 @@
 cimport cython
 from geventws.deadlines cimport Timekeeper
 from geventws.frames cimport measure_message
-from geventws.dispatch cimport Dispatcher, get_thread_id
+from geventws.dispatch cimport Dispatcher, get_current, get_thread_id
 from geventws.masking cimport count_octets
 from geventws.prepared cimport PreparedMessage
 from geventws.protocol cimport Protocol
-
-cdef extern from "_greenlet.h":
-    int geventws_import_greenlet() except -1
-    object geventws_get_current()
 
 cdef bytes _encode(object message)
 

@@ -14,15 +14,9 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from gevent.event import Event
-from greenlet import getcurrent
-
-try:
-    import cython
-except ImportError:
-    from geventws import _cython as cython
 
 from geventws.deadlines import Timekeeper
-from geventws.dispatch import get_thread_id
+from geventws.dispatch import get_current, get_thread_id
 from geventws.errors import ConnectionClosed, InvalidState, ProtocolError
 from geventws.frames import (
     MAX_CONTROL_PAYLOAD_SIZE,
@@ -48,9 +42,6 @@ __all__ = ["Sender", "check_message"]
 
 _TEXT = 1
 _BINARY = 2
-
-if cython.compiled:
-    geventws_import_greenlet()  # type: ignore[name-defined]  # noqa: F821
 
 
 class Sender(Timekeeper):
@@ -330,9 +321,7 @@ class Sender(Timekeeper):
         return bool(get_thread_id() != self._dispatcher.thread_id)
 
     def _is_in_hub(self) -> bool:
-        if cython.compiled:
-            return geventws_get_current() is self._dispatcher.hub  # type: ignore[name-defined]  # noqa: F821
-        return getcurrent() is self._dispatcher.hub
+        return bool(get_current() is self._dispatcher.hub)
 
     def _refuse_to_send(self) -> None:
         if self._is_foreign():
