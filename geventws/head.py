@@ -19,6 +19,9 @@ __all__ = ["Fields", "HeadTooLarge", "UpgradeHead", "parse_upgrade", "read_field
 
 #: The longest line that http.client takes, its end included.
 LONGEST_LINE = 65536
+#: The largest head that is parsed here: within it no line is too long for pywsgi and http.client, and up to Python 3.13
+#: no more lies in a reader's buffer.
+LARGEST_UPGRADE = 8192
 
 # RFC 9112, 3 to 5, without what is obsolete, lenient or rare: all that is left means the same to each parser.
 _match_head = re.compile(
@@ -86,10 +89,10 @@ def parse_upgrade(octets: bytes, max_size: int, max_count: int) -> UpgradeHead |
 
     Returns:
         The head; None for all that needs a closer look: any other request, one with a body, a head that is not
-        complete, has a line that is not as usual, or exceeds a limit.
+        complete, has a line that is not as usual, exceeds a limit, or has more than 8 KiB.
     """
     size = octets.find(b"\r\n\r\n") + 4
-    if not 4 < size <= max_size or octets[:4] != b"GET ":
+    if not 4 < size <= min(max_size, LARGEST_UPGRADE) or octets[:4] != b"GET ":
         return None
     text = octets[:size].decode("latin-1")
     lower = text.lower()
