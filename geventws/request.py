@@ -101,6 +101,8 @@ class WebSocketRequest(Emitter):
         )
         self.resolved = False
         self._outcome = ""
+        # Once it is known that the handler will go on, to other requests.
+        self._environ: dict[str, Any] | None = None
         self._orphan: Stream | None = None
         self.is_ignored = False
         self.is_client_gone = False
@@ -115,7 +117,7 @@ class WebSocketRequest(Emitter):
     @property
     def environ(self) -> dict[str, Any]:
         """The WSGI environment."""
-        return self._handler.environ  # type: ignore[no-any-return]
+        return self._handler.environ if self._environ is None else self._environ
 
     @cached_property
     def http(self) -> Request:
@@ -301,6 +303,7 @@ class WebSocketRequest(Emitter):
                 "a view is the last that could answer: accept the request, reject it, or return a response"
             )
         self.is_ignored = True
+        self._environ = self._handler.environ
         try:
             self._resolve("ignored")
         finally:
@@ -316,6 +319,7 @@ class WebSocketRequest(Emitter):
 
     def end(self) -> None:
         """Note that the view has returned: what comes on this connection now is another request."""
+        self._environ = self._handler.environ
         if not self.resolved:
             self._resolve("answered by its view")
 
