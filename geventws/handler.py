@@ -164,6 +164,8 @@ class WebSocketHandler(WSGIHandler):
         """The WSGI environment."""
         if self._environ is None and self._head is not None:
             self._environ = self.get_environ()
+            # It has `rfile`, and whoever has it may read.
+            self._is_drained = False
         return self._environ
 
     @environ.setter
@@ -178,13 +180,14 @@ class WebSocketHandler(WSGIHandler):
         self._is_drained = False
         self._head_limits = get_host(self.server).get_head_limits(self.config)
         seconds = self._head_limits.header_timeout
-        if seconds is None:
+        self._deadline = None if seconds is None else Timeout(seconds)
+        self.begin_head()
+        if self._deadline is None:
             return self._handle_one_request()
-        self._deadline = Timeout(seconds)
         try:
             return self._handle_one_request()
         except Timeout as expired:
-            if expired is not self._deadline:
+            if expired is not self._deadline or seconds is None:
                 raise
             return self._end_slow_head(seconds)
         finally:
@@ -192,9 +195,10 @@ class WebSocketHandler(WSGIHandler):
 
     def _handle_one_request(self) -> Any:
         """Parse the head of an upgrade request, if it is there and usual; leave all else to pywsgi."""
-        if not self._parses_upgrades or self.rfile.closed:
+        limits = self._head_limits
+        # Without a limit nobody here takes upgrade requests.
+        if not self._parses_upgrades or limits.max_header_count is None or self.rfile.closed:
             return super().handle_one_request()
-        self._begin_head()
         try:
             octets = self.rfile.peek(1)
         except OSError:
@@ -202,14 +206,14 @@ class WebSocketHandler(WSGIHandler):
             return None
         if octets:
             self._note_first_octet()
-        limits = self._head_limits
-        head = parse_upgrade(octets, limits.max_head_size or sys.maxsize, limits.max_header_count or sys.maxsize)
+        head = parse_upgrade(octets, limits.max_head_size or sys.maxsize, limits.max_header_count)
         if head is None:
             return super().handle_one_request()
         self.rfile.read(head.size)
         if self._deadline is not None:
             self._deadline.close()
         self._head = head
+        self._environ = None
         self._is_drained = len(octets) == head.size
         self.requestline = f"GET {head.target} HTTP/1.1"
         self.command, self.path, self.request_version = "GET", head.target, "HTTP/1.1"
@@ -219,8 +223,8 @@ class WebSocketHandler(WSGIHandler):
         self.handle_one_response()
         return None if self.close_connection or self.rfile.closed else True
 
-    def _begin_head(self) -> None:
-        """Start the deadline with the connection, for its first request."""
+    def begin_head(self) -> None:
+        """Note that a head is waited for; with the connection the deadline of its first request starts."""
         self._has_octet = False
         if self._is_first_request:
             self._is_first_request = False
@@ -228,11 +232,9 @@ class WebSocketHandler(WSGIHandler):
                 self._deadline.start()
 
     def read_requestline(self) -> str:
-        """Start the deadline: with the connection for its first request, else with the first octet."""
-        # Where the first octet was waited for already, everything is noted.
-        if self._deadline is None or self._parses_upgrades:
+        """Start the deadline with the first octet, unless the connection or that octet has started it already."""
+        if self._deadline is None or self._has_octet:
             return super().read_requestline()
-        self._begin_head()
         rfile = self.rfile
         # Within `super`, so that a time-out that a user's handler class sets for idle connections holds as ever.
         self.rfile = _FirstOctet(rfile, self._note_first_octet)
@@ -382,8 +384,10 @@ class WebSocketHandler(WSGIHandler):
         """Return the IP address of the TCP peer; ``""`` for a Unix socket."""
         address = self._get_variable("REMOTE_ADDR")
         if address is None:
-            address = str(self.client_address[0]) if isinstance(self.client_address, tuple) else ""
-        return address
+            # On a Unix socket the http server may have a value for all requests.
+            is_tcp = isinstance(self.client_address, tuple)
+            address = self.client_address[0] if is_tcp else self.server.get_environ().get("REMOTE_ADDR", "")
+        return str(address)
 
     def _get_variable(self, name: str) -> str | None:
         """Return what the WSGI environment says, where there is one or a subclass has a word in it."""
