@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket as stdlib_socket
 
 import gevent
@@ -14,13 +15,16 @@ from gevent.pywsgi import WSGIHandler
 from geventws import ServerConfig, WebSocketHandler, WebSocketServer
 from geventws.host import get_host
 from tests.support import (
+    Log,
     RawClient,
     make_frame,
     make_http,
+    make_narrow_listener,
     make_tls_context,
     make_upgrade,
     open_client,
     record,
+    run_hub,
     running,
     serve,
     wait_until,
@@ -268,6 +272,364 @@ def test_the_log_of_a_refusal():
             client.read_end()
     assert len(http.log) == 1
     assert '"POST / HTTP/1.1" 400 ' in http.log[0]
+
+
+# The two ways of reading the head of an upgrade request
+
+HEADS = [
+    pytest.param(make_upgrade(), id="least"),
+    pytest.param(make_upgrade("/a%20b/%c3%a9%2f?c=%26&d+e&d"), id="escapes"),
+    pytest.param(make_upgrade("//a//b?"), id="slashes"),
+    pytest.param(make_upgrade("http://other.example:1/a?b=http://c"), id="absolute form"),
+    pytest.param(make_upgrade("/", "Connection: close, Upgrade"), id="close, Upgrade"),
+    pytest.param(make_upgrade("/", "Connection: close"), id="close"),
+    pytest.param(make_upgrade("/", "Connection: keep-alive", "connection: upgrade"), id="keep-alive"),
+    pytest.param(make_upgrade("/", "Upgrade: h2c", "Upgrade: WebSocket"), id="two upgrades"),
+    pytest.param(make_upgrade("/", "Upgrade: h2c"), id="another upgrade"),
+    pytest.param(make_upgrade("/", "X-A: 1", "x-a: 2", "Cookie: a=1", "Cookie: b=2; c"), id="duplicates"),
+    pytest.param(make_upgrade("/", "Origin: a", "Origin: b"), id="two origins"),
+    pytest.param(make_upgrade("/", "X_Forwarded_For: 192.0.2.1", "Content_Length: 5", "X_A: 1"), id="underscores"),
+    pytest.param(make_upgrade("/", "X-A: \t b\t ", "X-B:", "X-C:  ", "Origin:https://a.example  "), id="blanks"),
+    pytest.param(make_upgrade("/", "X-A: Gr\xfc\xdfe \x85\xa0"), id="beyond ASCII"),
+    pytest.param(make_upgrade("/", "X-Forwarded-For: 192.0.2.1", "X-Forwarded-For: 10.0.0.1"), id="proxies"),
+    pytest.param(
+        make_upgrade("/", "Sec-WebSocket-Protocol: a, b", "Sec-WebSocket-Extensions: permessage-deflate; x=1"),
+        id="offers",
+    ),
+    pytest.param(make_upgrade("/", "Content-Type: text/plain", "Expect: 100-continue"), id="as with a body"),
+    pytest.param(make_upgrade("/", "Sec-WebSocket-Version: 8"), id="error"),
+]
+
+
+class Encounter:
+    """Be what one upgrade request meets, a server, a view or the application, and know what it was to them.
+
+    It is sent whole, or with its first octet alone, so that pywsgi parses its head.
+    """
+
+    def __init__(self, who, octets, *, is_whole, tls=False):
+        self.who = who
+        self.is_whole = is_whole
+        self.handler = None
+        self.seen = []
+        options = {"ssl_context": make_tls_context()} if tls else {}
+        http = make_http(self.view, handler_class=WebSocketHandler if who == "a view" else WSGIHandler, **options)
+        if who != "a view":
+            WebSocketServer(http_server=http).on("request", self.decide)
+        with running(http), RawClient(http, tls=tls) as client:
+            client.send(GET)
+            client.read_answer()
+            if not is_whole:
+                client.send(octets[:1])
+                run_hub()
+            client.send(octets if is_whole else octets[1:])
+            self.head = client.read_head()
+            client.shut_write()
+            client.read_end()
+            wait_until(lambda: len(http.log) == 2)
+        self.log = re.sub(r"\[.*?\]| [\d.]+$", "", http.log[-1])
+
+    def decide(self, request):
+        self.note(request._handler, request)
+        if self.who == "the application":
+            request.ignore()
+        else:
+            request.accept()
+
+    def view(self, environ, start_response):
+        request = environ.get("geventws.request")
+        if request is not None:
+            self.note(request._handler, request)
+        elif "HTTP_UPGRADE" in environ and self.handler is not None:
+            self.note(self.handler, None)
+        elif "HTTP_UPGRADE" in environ:
+            self.seen.append(list_values(environ))
+        if request is None or request.error is not None:
+            return app(environ, start_response)
+        request.accept()
+        return []
+
+    def note(self, handler, request):
+        assert (handler._head is not None) is self.is_whole
+        self.handler = handler
+        names = ("command", "path", "request_version", "content_length")
+        # pywsgi's own has an end of line that nothing needs.
+        self.seen.append({name: getattr(handler, name) for name in names} | {"line": handler.requestline.rstrip()})
+        self.seen.append([handler.headers.items(), handler.get_path()])
+        if request is None:
+            self.seen.append(handler.close_connection)
+        else:
+            names = ("host", "key", "origin", "remote_address", "remote_addresses", "requested_extensions")
+            names += ("requested_subprotocols", "resource", "resource_url", "websocket_version", "cookies")
+            self.seen.append({name: getattr(request, name) for name in names} | {"error": str(request.error)})
+        self.seen.append(list_values(handler.environ))
+
+
+def list_values(environ):
+    """Return what a WSGI environment says of the request, and the kind of its other values."""
+    return {
+        name: value if isinstance(value, str | bool | tuple) else type(value)
+        for name, value in environ.items()
+        if name not in ("REMOTE_PORT", "SERVER_PORT", "geventws.request")
+    }
+
+
+@pytest.mark.parametrize("who", ["a server", "a view", "the application"])
+@pytest.mark.parametrize("octets", HEADS)
+def test_a_head_is_the_same_whoever_parses_it(who, octets):
+    whole, split = (Encounter(who, octets, is_whole=is_whole) for is_whole in (True, False))
+    # A server refuses what is wrong before anybody sees it.
+    assert whole.seen or re.match(b"HTTP/1.1 4(00|26) ", whole.head)
+    assert whole.seen == split.seen
+    assert whole.log == split.log
+    # But for the time in an answer of the application.
+    assert whole.head.partition(b"\r\nDate")[0] == split.head.partition(b"\r\nDate")[0]
+
+
+@pytest.mark.parametrize("who", ["a server", "the application"])
+def test_a_head_is_the_same_under_tls(who):
+    whole, split = (Encounter(who, make_upgrade(), is_whole=is_whole, tls=True) for is_whole in (True, False))
+    assert (whole.seen, whole.log) == (split.seen, split.log)
+
+
+@pytest.mark.parametrize(("more", "status"), [(0, 101), (-1, 431)])
+@pytest.mark.parametrize("limit", ["max_head_size", "max_header_count"])
+def test_limits_of_an_upgrade_request(limit, more, status):
+    octets = make_upgrade()
+    value = (len(octets) if limit == "max_head_size" else 5) + more
+    with serve(app, **{limit: value}) as (http, server), RawClient(http) as client:
+        server.on("request", echo)
+        client.send(octets + make_frame("x"))
+        assert client.read_head().startswith(b"HTTP/1.1 %d " % status)
+        assert server.limit_counts[limit] == (status == 431)
+
+
+def test_a_large_head():
+    """Larger than what a reader holds, so pywsgi parses it."""
+    with serve() as (http, server):
+        server.on("request", lambda request: request.accept().send(str(len(dict(request.cookies)["a"]))))
+        with open_client(http, "/", f"Cookie: a={20000 * 'x'}") as client:
+            assert client.read_frame() == (0x81, b"20000")
+
+
+def test_where_nobody_takes_upgrade_requests_the_bounds_are_pywsgis():
+    class Handler(WebSocketHandler):
+        config = None
+
+    octets = [make_upgrade("/", *(f"X-{number}: a" for number in range(count))) for count in (94, 95)]
+    with running(make_http(app, handler_class=Handler)) as http, RawClient(http) as client:
+        client.send(octets[0])
+        assert client.read_answer()[0] == 200
+        client.send(octets[1])
+        assert client.read_answer()[0] == 400
+
+
+def test_header_timeout_is_over_with_the_head():
+    with serve(header_timeout=0.05) as (http, server):
+
+        @server.on("request")
+        def decide(request):
+            gevent.sleep(0.1)
+            echo(request)
+
+        with open_client(http, early=make_frame("x")) as client:
+            assert client.read_frame() == (0x81, b"x")
+            assert not server.limit_counts["header_timeout"]
+
+
+@pytest.mark.parametrize("octets", [b"G", make_upgrade()[:-1]], ids=["hardly begun", "all but an octet"])
+def test_header_timeout_of_an_upgrade_request(octets):
+    with serve(app, header_timeout=0.05) as (http, server), RawClient(http) as client:
+        for _ in range(2):
+            client.send(GET)
+            assert client.read_answer()[0] == 200
+            gevent.sleep(0.1)
+        client.send(octets)
+        assert client.read_answer()[0] == 408
+        assert client.read_end() == b""
+        assert server.limit_counts["header_timeout"] == 1
+
+
+def test_header_timeout_goes_with_the_mount():
+    http = make_http(app)
+    server = WebSocketServer(http_server=http, header_timeout=5)
+    with running(http), RawClient(http) as client:
+        client.send(GET)
+        assert client.read_answer()[0] == 200
+        server.unmount()
+        for octets in (GET, make_upgrade(), GET):
+            client.send(octets)
+            assert client.read_answer()[0] == 200
+    assert http.error_log == []
+
+
+# What a request knows when the handler goes on, or has ended
+
+
+def test_the_environment_of_a_request_whose_handler_has_ended():
+    requests = []
+    with serve() as (http, server):
+
+        @server.on("request")
+        def decide(request):
+            requests.append(request)
+            echo(request)
+
+        with open_client(http, "/a%20b?c=d", "Cookie: e=f", "X-G: h") as client:
+            (request,) = requests
+            wait_until(lambda: request._handler.rfile is None)
+            assert request.environ["PATH_INFO"] == "/a b"
+            assert request.environ["HTTP_X_G"] == "h"
+            assert request.environ is request.http.environ
+            assert request.cookies == [("e", "f")]
+            assert request.resource_url.query["c"] == "d"
+            assert request._handler.headers["x-g"] == "h"
+            client.send(make_frame("x"))
+            assert client.read_frame() == (0x81, b"x")
+
+
+@pytest.mark.parametrize("who", ["a server", "a view"])
+def test_each_request_of_a_connection_has_its_own_environment(who):
+    requests = []
+
+    def view(environ, start_response):
+        if who == "a view":
+            requests.append(environ.get("geventws.request"))
+        return app(environ, start_response)
+
+    http = make_http(view, handler_class=WebSocketHandler)
+    if who == "a server":
+        server = WebSocketServer(http_server=http)
+
+        @server.on("request")
+        def decide(request):
+            requests.append(request)
+            request.ignore()
+
+    with running(http), RawClient(http) as client:
+        for path in ("/1", "/2"):
+            client.send(make_upgrade(path, f"Cookie: a={path}"))
+            assert client.read_answer()[0] == 200
+        client.send(GET)
+        assert client.read_answer()[0] == 200
+        assert [request.environ["PATH_INFO"] for request in requests[:2]] == ["/1", "/2"]
+        assert [request.cookies for request in requests[:2]] == [[("a", "/1")], [("a", "/2")]]
+
+
+def test_what_a_view_reads_before_it_accepts_does_not_come_again():
+    def view(environ, start_response):
+        request = get_request(environ)
+        octets = environ["wsgi.input"].read(1)
+        connection = request.accept()
+        connection.send(octets)
+        connection.send(connection.receive())
+        return []
+
+    with running(make_view(view)) as http, RawClient(http) as client:
+        client.send(make_upgrade())
+        run_hub()
+        client.send(b"?" + make_frame("x"))
+        assert client.read_head().startswith(b"HTTP/1.1 101 ")
+        assert [client.read_frame(), client.read_frame()] == [(0x82, b"?"), (0x81, b"x")]
+
+
+# What a user's handler class overrides
+
+
+def mount_on(handler_class, **options):
+    """Make an http server with a handler class, and a server that notes its requests and accepts them."""
+    http = make_http(app, handler_class=handler_class)
+    server = WebSocketServer(http_server=http, **options)
+    requests = record(server, "request")
+    server.on("request", echo)
+    return http, requests
+
+
+@pytest.mark.parametrize("base", [WSGIHandler, WebSocketHandler])
+def test_get_environ(base):
+    class Handler(base):
+        def get_environ(self):
+            environ = super().get_environ()
+            return {**environ, "REMOTE_ADDR": "192.0.2.1", "PATH_INFO": environ["PATH_INFO"].removeprefix("/prefix")}
+
+    http, requests = mount_on(Handler, path="/chat")
+    with running(http), open_client(http, "/prefix/chat"):
+        request = requests.get()[1]
+        assert request.remote_address == "192.0.2.1"
+        assert request.resource_url.path == "/chat"
+
+
+@pytest.mark.parametrize("base", [WSGIHandler, WebSocketHandler])
+@pytest.mark.parametrize("name", ["read_requestline", "read_request", "MessageClass"])
+def test_how_a_head_is_read(base, name):
+    calls = []
+
+    def note(self, *args):
+        calls.append(name)
+        return getattr(super(handler_class, self), name)(*args)
+
+    handler_class = type("Handler", (base,), {name: note})
+    http, _ = mount_on(type("Sub", (handler_class,), {}))
+    with running(http), open_client(http, early=make_frame("x")) as client:
+        assert client.read_frame() == (0x81, b"x")
+    assert calls.count(name) == 1
+
+
+@pytest.mark.parametrize("base", [WSGIHandler, WebSocketHandler])
+@pytest.mark.parametrize("log", [None, Log], ids=["without a log", "with a log"])
+@pytest.mark.parametrize("name", ["log_request", "format_request"])
+def test_how_a_request_is_logged(base, log, name):
+    codes = []
+
+    def note(self):
+        codes.append(self.code)
+        return getattr(super(handler_class, self), name)()
+
+    handler_class = type("Handler", (base,), {name: note})
+    http = make_http(app, handler_class=type("Sub", (handler_class,), {}), log=log and log())
+    with serve(http=http) as (http, server):
+        server.on("request", echo)
+        with open_client(http):
+            assert 101 in codes
+        with RawClient(http) as client:
+            client.send(GET)
+            assert client.read_answer()[0] == 200
+            wait_until(lambda: 200 in codes)
+    assert log is None or [line.split('"')[2].split()[0] for line in http.log] == ["101", "200"]
+
+
+def test_without_a_log_no_line_is_made(monkeypatch):
+    made = []
+    monkeypatch.setattr(WSGIHandler, "format_request", lambda self: made.append(self.code) or "")
+    for log, codes in ((None, []), (Log(), [101])):
+        with serve(http=make_http(log=log)) as (http, server):
+            server.on("request", echo)
+            open_client(http).close()
+        assert made == codes
+
+
+@pytest.mark.skipif(not hasattr(stdlib_socket, "AF_UNIX"), reason="no Unix sockets here")
+def test_an_address_that_the_http_server_has_for_all(tmp_path):
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "socket"))
+    listener.listen()
+    with serve(http=make_http(app, listener, environ={"REMOTE_ADDR": "192.0.2.1"})) as (http, server):
+        server.on("request", echo)
+        connections = record(server, "connect")
+        with open_client(http):
+            assert connections.get()[1].remote_address == "192.0.2.1"
+
+
+def test_a_101_that_the_kernel_does_not_take_at_once():
+    with serve(http=make_http(app, make_narrow_listener())) as (http, server):
+        server.on("request", lambda request: request.accept(headers={"X-Long": 200000 * "y"}).send("Hello"))
+        with RawClient(http) as client:
+            client.send(make_upgrade())
+            head = client.read(200000)
+            head += client.read_head()
+            assert head.count(b"y") == 200000
+            assert client.read_frame() == (0x81, b"Hello")
+            assert f" 101 {len(head)} " in http.log[0]
 
 
 # The http server's pool
