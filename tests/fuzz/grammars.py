@@ -1,20 +1,22 @@
-"""Targets for the grammars of the opening handshake: headers, handshake, cookies, proxies.
+"""Targets for the grammars of the opening handshake: headers, handshake, cookies, proxies, and for a request's head.
 
-An input is one octet that chooses what is called, then text, each octet a character as WSGI has it. Where several texts
-are needed, 0xFF, which no header of ours needs, stands between them.
+The head is the input itself. Any other input is one octet that chooses what is called, then text, each octet a
+character as WSGI has it. Where several texts are needed, 0xFF, which no header of ours needs, stands between them.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
+import http.client
+import io
 import ipaddress
 import re
 import urllib.parse
 from datetime import datetime, timedelta, timezone
 from types import SimpleNamespace
 
-from geventws import cookies, handshake, headers, proxies
+from geventws import cookies, handshake, head, headers, proxies
 from geventws.errors import CookieError, HandshakeError, SubprotocolError
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
@@ -240,6 +242,28 @@ def check_own_response(text):
 
 
 HANDSHAKES = (check_request, check_response, check_fields_of_response, check_own_request, check_own_response)
+
+
+# head
+
+
+def check_head(octets):
+    """Parse a request's head; what is taken is what http.client makes of it, and within its limits."""
+    parsed = head.parse_upgrade(octets, len(octets), 99)
+    if parsed is None:
+        return
+    file = io.BytesIO(octets)
+    assert file.readline().decode("latin-1").split() == ["GET", parsed.target, "HTTP/1.1"]
+    message = http.client.parse_headers(file)
+    assert (file.tell(), message.items(), message.defects) == (parsed.size, parsed.fields, [])
+    assert "Upgrade" in message
+    assert "Content-Length" not in message
+    assert "Transfer-Encoding" not in message
+    for name, value in parsed.fields:
+        headers.check_field(name, value)
+    assert head.parse_upgrade(octets[: parsed.size], parsed.size, len(parsed.fields)) == parsed
+    assert head.parse_upgrade(octets, parsed.size - 1, 99) is None
+    assert head.parse_upgrade(octets, parsed.size, len(parsed.fields) - 1) is None
 
 
 # cookies

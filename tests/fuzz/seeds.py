@@ -447,6 +447,27 @@ PROXIES = {
     )
 }
 
+BEHIND = b"\r\nUpgrade: websocket\r\n\r\n"
+HEAD = {
+    **{f"request-{name}": text.encode("latin-1") + b"\r\n\r\n" for name, text in REQUESTS.items() if len(text) < 480},
+    "frame-behind": REQUEST.encode() + b"\r\n\r\n\x81\x85\0\0\0\0Hello",
+    "browser": b"GET /chat?a=%20 HTTP/1.1\r\nHost: example.com\r\nConnection: keep-alive, Upgrade\r\nPragma: no-cache"
+    b'\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64)\r\nCookie: a=1; b="2"\r\nX-Forwarded-For: 192.0.2.1' + BEHIND,
+    "blanks": b"GET / HTTP/1.1\r\na:\r\nb: \t\r\nc: \td \t\r\n_!#$%&'*+-.^`|~0:\x85\xa0\xff" + BEHIND,
+    "absolute-form": b"GET http://example.com/?a HTTP/1.1\r\nHost: x" + BEHIND,
+    "length": b"GET / HTTP/1.1\r\nContent-Length: 5" + BEHIND,
+    "length-behind-space": b"GET / HTTP/1.1\r\nContent-Length : 5" + BEHIND,
+    "length-behind-lf": b"GET / HTTP/1.1\r\nX: a\nContent-Length: 5" + BEHIND,
+    "length-behind-cr": b"GET / HTTP/1.1\r\nX: a\rContent-Length: 5" + BEHIND,
+    "chunked": b"GET / HTTP/1.1\r\ntransfer-encoding: chunked" + BEHIND,
+    "fold": b"GET / HTTP/1.1\r\nX: a\r\n\tb: c" + BEHIND,
+    "nul": b"GET / HTTP/1.1\r\nX: a\0b" + BEHIND,
+    "mailbox": b"GET / HTTP/1.1\r\nFrom a: b" + BEHIND,
+    "two-heads": b"GET / HTTP/1.1\r\n\r\nGET / HTTP/1.1" + BEHIND,
+    "post": b"POST / HTTP/1.1" + BEHIND,
+    "http-1.0": b"GET / HTTP/1.0" + BEHIND,
+}
+
 # First the number of what is called, then that of what it calls, then what is repeated.
 GROWING = {
     "headers": (b"\0\0,", b"\0\0 ", b"\0\1;a", b'\0\1a;b="\\', b'\0\1"\\"', b"\0\0\r\n ", b"\0\0a=\t"),
@@ -486,6 +507,7 @@ SEEDS = {
     "deflate": DEFLATE_INPUTS,
     "headers": HEADERS,
     "handshake": HANDSHAKE,
+    "head": HEAD,
     "cookies": COOKIES,
     "proxies": PROXIES,
     "growth": GROWTH,

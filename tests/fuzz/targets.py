@@ -49,6 +49,7 @@ TARGETS = {
     "deflate": deflate.check_deflate,
     "headers": grammars.check_headers,
     "handshake": grammars.check_handshake,
+    "head": grammars.check_head,
     "cookies": grammars.check_cookies,
     "proxies": grammars.check_proxies,
     "growth": check_growth,
