@@ -48,6 +48,15 @@ def decide(request):
         return
     connection = request.accept()
     connection.on("message", lambda message: answer(connection, message))
+    if request.resource_url.query.get("describe"):
+        connection.send(describe(request))
+
+def describe(request):
+    # Whether its head was parsed without http.client is nothing that an application could see.
+    environ, is_ours = request.environ, request._handler._head is not None
+    return "{} {} {} {}".format(
+        environ["RAW_URI"], environ["REMOTE_ADDR"], type(environ["gunicorn.sock"]).__name__, is_ours
+    )
 
 def answer(connection, message):
     if message == "pid":
@@ -61,6 +70,8 @@ def answer(connection, message):
 def app(environ, start_response):
     if environ["PATH_INFO"] == "/view":
         connection = geventws.accept(environ)
+        if environ["QUERY_STRING"]:
+            connection.send(describe(environ["geventws.request"]))
         for message in connection:
             connection.send(message.upper())
         return []
@@ -243,6 +254,27 @@ def test_reject(shared, target):
     status, fields, body = shared.fetch(make_upgrade(target))
     assert (status, fields["x-websocket-reject-reason"], body) == (410, "no more", b"no more\n")
     wait_until(lambda: any(f'"GET {target} HTTP/1.1" 410 ' in line for line in shared.access))
+
+
+@pytest.mark.parametrize("is_ours", [True, False], ids=["whole", "in pieces"])
+@pytest.mark.parametrize("path", ["/view", "/mounted"])
+def test_the_environment_and_the_access_log_of_an_upgrade(shared, path, is_ours):
+    before = len(shared.access)
+    with RawClient(shared.https[0]) as client:
+        client.send(GET.replace(b"close", b"keep-alive"))
+        assert client.read_answer()[0] == 200
+        octets = make_upgrade(f"{path}?describe=%20")
+        if not is_ours:
+            client.send(octets[:1])
+            # gunicorn is another process, and nothing tells what it has read.
+            gevent.sleep(0.1)
+        client.send(octets if is_ours else octets[1:])
+        size = len(client.read_head())
+        assert client.read_frame()[1].decode() == f"{path}?describe=%20 127.0.0.1 socket {is_ours}"
+    wait_until(lambda: len(shared.access) == before + 2)
+    address, line, status, length = re.search(r'^(\S+) .*"(GET .*?)" (\d+) (\d+) ', shared.access[-1]).groups()
+    assert (address, line) == ("127.0.0.1", f"GET {path}?describe=%20 HTTP/1.1")
+    assert (status, int(length)) == ("101", size)
 
 
 @pytest.mark.parametrize("index", [0, 1], ids=["TCP", "Unix"])

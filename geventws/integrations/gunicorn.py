@@ -43,14 +43,14 @@ class Handler(WebSocketHandler, PyWSGIHandler):
     A worker with other options for views has a subclass of this, with its own ``config``, as ``wsgi_handler``.
     """
 
-    def read_requestline(self) -> str:
-        """Read the request line; until the rest of the head is read, the access log has nothing to tell."""
+    def begin_head(self) -> None:
+        """Begin a request; until its head is read, the access log has nothing to tell."""
         # gunicorn's line is made of these; where one is missing its handler raises, and the client has no answer.
         self.response_headers = []
         self.environ = dict.fromkeys(("REQUEST_METHOD", "RAW_URI", "SERVER_PROTOCOL"), "-")
         if self.client_address:
             self.environ["REMOTE_ADDR"] = self.client_address[0]
-        return super().read_requestline()
+        super().begin_head()
 
 
 class Worker(GeventPyWSGIWorker):
