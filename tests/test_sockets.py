@@ -3,6 +3,7 @@ from __future__ import annotations
 import _socket
 import contextlib
 import errno
+import gc
 import os
 import socket
 import ssl
@@ -23,6 +24,7 @@ from geventws.sockets import (
     Stream,
     TLSStream,
     detach,
+    is_ended,
     monotonic,
     set_options,
 )
@@ -367,6 +369,67 @@ def receive_all(stream, size):
     while len(octets) < size:
         octets += receive(stream)
     return octets
+
+
+@pytest.mark.parametrize("pair", [gevent.socket.socketpair, make_tcp_pair], ids=["Unix", "TCP"])
+class TestIsEnded:
+    def test_octets_are_not_taken(self, pair):
+        ours, peer = pair()
+        with ours, peer:
+            assert not is_ended(ours)
+            peer.sendall(b"last")
+            gevent.socket.wait_read(ours.fileno())
+            assert not is_ended(ours)
+            peer.shutdown(socket.SHUT_WR)
+            # What was sent hides the end.
+            assert not is_ended(ours)
+            assert ours.recv(10) == b"last"
+            assert is_ended(ours)
+            assert is_ended(ours)
+            assert ours.recv(10) == b""
+
+    def test_a_broken_connection(self, pair):
+        ours, peer = pair()
+        with ours:
+            peer.setsockopt(*RESET_ON_CLOSE)
+            peer.close()
+            gevent.socket.wait_read(ours.fileno())
+            assert is_ended(ours)
+
+    def test_a_closed_socket(self, pair):
+        ours, peer = pair()
+        peer.close()
+        ours.close()
+        assert is_ended(ours)
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+def test_a_plain_stream_that_is_dropped_leaves_no_descriptor():
+    ours, peer = gevent.socket.socketpair()
+    with peer:
+        stream = detach(ours)
+        fd = stream.fd
+        os.fstat(fd)
+        del stream
+        gc.collect()
+        assert peer.recv(1) == b""
+        with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
+            os.fstat(fd)
+
+
+def test_a_closed_plain_stream_that_is_dropped_leaves_its_number_to_others():
+    ours, peer = gevent.socket.socketpair()
+    with peer:
+        stream = detach(ours)
+        fd = stream.fd
+        stream.close()
+        other = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(other, fd)
+        del stream
+        gc.collect()
+        os.fstat(fd)
+        for number in {other, fd}:
+            os.close(number)
 
 
 def test_the_base_moves_nothing():
