@@ -24,7 +24,7 @@ TARGET ?= all
 RUNS ?= $(if $(SECONDS),,100000)
 BUILD ?= compiled
 
-CORE = errors masking frames headers cookies proxies inbox deflate handshake protocol prepared trace
+CORE = errors masking memory frames headers cookies proxies inbox deflate handshake protocol prepared trace head
 
 # Which servers `make bench` compares, in which scenarios (names or patterns between commas, all of them by default), in
 # how many rounds; SECONDS=1 is the length of a run.

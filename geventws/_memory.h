@@ -5,13 +5,13 @@
 #include <Python.h>
 #include <stdint.h>
 #include <stdlib.h>
+
 #ifdef __GLIBC__
 #include <malloc.h>
-#endif
 
-/* Python asks for an arena of 256 KiB or more for objects, and for 16 KiB of stack for each greenlet that runs: the
-   latter from malloc, which needs no system call. What Python got before is aligned to a page and goes back to where it
-   came from, so no piece of ours may be aligned so. */
+/* Python asks for an arena of 256 KiB or more for objects, and from 3.11 on for 16 KiB of stack for each greenlet that
+   runs, or a power of two of it: 16 KiB come from malloc here, which needs no system call. What Python got before is
+   aligned to a page and goes back to where it came from, so no piece of ours may be aligned so. */
 #define GEVENTWS_PAGE 4096
 #define GEVENTWS_SMALL 65536
 #define GEVENTWS_LARGEST_BLOCK (32 * 1024 * 1024)
@@ -39,7 +39,7 @@ static void geventws_free(void *context, void *piece, size_t size)
         geventws_arenas.free(geventws_arenas.ctx, piece, size);
 }
 
-/* Once; returns whether the C library has a say. */
+/* Returns whether the C library takes the settings. */
 static inline int geventws_keep_memory(int size)
 {
     PyObjectArenaAllocator ours = {NULL, geventws_allocate, geventws_free};
@@ -47,11 +47,17 @@ static inline int geventws_keep_memory(int size)
         PyObject_GetArenaAllocator(&geventws_arenas);
         PyObject_SetArenaAllocator(&ours);
     }
-#ifdef __GLIBC__
     /* Each setting ends the C library's own adapting of both. */
     return mallopt(M_MMAP_THRESHOLD, GEVENTWS_LARGEST_BLOCK) && mallopt(M_TRIM_THRESHOLD, size);
-#else
-    return 0;
-#endif
 }
+
+#else
+
+/* The C library has its own way, which stays as it is. */
+static inline int geventws_keep_memory(int size)
+{
+    return 0;
+}
+
+#endif
 #endif

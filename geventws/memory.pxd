@@ -1,4 +1,4 @@
 cdef extern from "_memory.h":
     int geventws_keep_memory(int size)
 
-cpdef bint tune_memory(Py_ssize_t keep=*) except -1
+cpdef bint tune_memory(object keep=*) except -1
