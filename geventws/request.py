@@ -116,7 +116,7 @@ class WebSocketRequest(Emitter):
 
     @property
     def environ(self) -> dict[str, Any]:
-        """The WSGI environment."""
+        """The WSGI environment; made when it is asked for, unless somebody had need of it before."""
         return self._handler.environ if self._environ is None else self._environ
 
     @cached_property

@@ -309,6 +309,12 @@ def test_log_ends(run):
     assert "geventws: a listener of <WebSocketConnection OPEN 127.0.0.1 /> raised\nTraceback" in errors
 
 
+def test_tune_memory(run):
+    with run("tune_memory.py").connect() as connection:
+        # More than is taken unless the option says so.
+        assert len(echo(connection, 2_000_000 * "x")) == 2_000_000
+
+
 def test_sigterm(run):
     child = run("sigterm.py")
     with child.connect() as connection:
