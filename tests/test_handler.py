@@ -450,6 +450,28 @@ def test_header_timeout_of_an_upgrade_request(octets):
         assert server.limit_counts["header_timeout"] == 1
 
 
+def test_without_header_timeout():
+    with serve(app, header_timeout=None) as (http, server):
+        server.on("request", echo)
+        with RawClient(http) as client:
+            client.send(GET + make_upgrade() + make_frame("x"))
+            assert client.read_answer()[0] == 200
+            assert client.read_head().startswith(b"HTTP/1.1 101 ")
+            assert client.read_frame() == (0x81, b"x")
+
+
+def test_a_client_that_breaks_off_before_its_first_octet():
+    http = make_http(app, spawn=1)
+    with serve(http=http), RawClient(http) as client:
+        run_hub()
+        client.reset()
+        # There is a place for it only once the handler of the first has ended.
+        with RawClient(http) as second:
+            second.send(GET)
+            assert second.read_answer()[0] == 200
+    assert (len(http.log), http.error_log) == (1, [])
+
+
 def test_header_timeout_goes_with_the_mount():
     http = make_http(app)
     server = WebSocketServer(http_server=http, header_timeout=5)
