@@ -9,5 +9,7 @@ cdef class PreparedMessage:
     cdef readonly bint is_droppable
     cdef bytes _payload
     cdef dict _made
-    @cython.locals(octets=bytes)
+    cdef bytes _plain
+    cdef Py_ssize_t _plain_threshold
+    @cython.locals(octets=bytes, threshold=Py_ssize_t)
     cpdef bytes serialize(self, Protocol protocol)

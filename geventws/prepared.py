@@ -21,7 +21,16 @@ class PreparedMessage:
         is_droppable: Whether a slow consumer may lose it.
     """
 
-    __slots__ = ("_compresses", "_first", "_is_fragment", "_made", "_payload", "is_droppable")
+    __slots__ = (
+        "_compresses",
+        "_first",
+        "_is_fragment",
+        "_made",
+        "_payload",
+        "_plain",
+        "_plain_threshold",
+        "is_droppable",
+    )
 
     def __init__(
         self, first: int, payload: bytes, compresses: bool, *, is_droppable: bool = False, is_fragment: bool = False
@@ -39,6 +48,10 @@ class PreparedMessage:
         self._payload = payload
         self._compresses = compresses
         self._is_fragment = is_fragment
+        # What was made, by what the octets depend on; and the last for connections without compression, to which it went
+        # mostly: no key has to be made for each of them.
+        self._plain: bytes | None = None
+        self._plain_threshold = 0
         self._made: dict[object, bytes] | None = None
         self.is_droppable = is_droppable
 
@@ -50,6 +63,9 @@ class PreparedMessage:
         """Return the octets that go out; what protocols of the same parameters share is made once."""
         if self._is_fragment:
             return protocol.serialize_fragment(self._first, self._payload, self._compresses)
+        threshold = protocol.plain_threshold
+        if self._plain is not None and self._plain_threshold == threshold:
+            return self._plain
         key = protocol.make_sharing_key()
         if key is None:
             return protocol.serialize(self._first, self._payload, self._compresses)
@@ -58,4 +74,7 @@ class PreparedMessage:
         octets = self._made.get(key)
         if octets is None:
             octets = self._made[key] = protocol.serialize(self._first, self._payload, self._compresses)
+        if threshold:
+            self._plain = octets
+            self._plain_threshold = threshold
         return octets

@@ -28,3 +28,6 @@ cdef class Sender(Timekeeper):
     cdef Py_ssize_t _measure_output(self) except -1
     cdef bint _make_room(self) except -1
     cdef object _on_drained(self)
+
+@cython.locals(connection=Sender, count=Py_ssize_t)
+cpdef Py_ssize_t send_to_all(tuple connections, PreparedMessage message, object excluded) except -1

@@ -34,11 +34,13 @@ from geventws.prepared import PreparedMessage
 from geventws.transport import drop_oldest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Container, Iterable
 
     from geventws.endpoint import Handover
 
-__all__ = ["Sender", "check_message"]
+__all__ = ["Sender", "check_message", "send_to_all"]
+
+logger = logging.getLogger("geventws")
 
 _TEXT = 1
 _BINARY = 2
@@ -514,6 +516,20 @@ class Sender(Timekeeper):
 
     def _on_drained(self) -> None:
         """Learn that there is room to send again."""
+
+
+def send_to_all(connections: tuple[Sender, ...], message: PreparedMessage, excluded: Container[object]) -> int:
+    """Send a message to the open ones of some connections, without waiting; returns how many have it queued."""
+    count = 0
+    for connection in connections:
+        if not connection._is_open or (excluded and connection in excluded):
+            continue
+        try:
+            if connection._send_prepared(message) and connection._is_open:
+                count += 1
+        except Exception:
+            logger.exception("broadcasting to %r failed", connection)
+    return count
 
 
 def _encode(message: str | bytes) -> bytes:

@@ -23,7 +23,7 @@ from geventws.headers import is_token
 from geventws.host import Mount, get_host
 from geventws.prepared import PreparedMessage
 from geventws.registry import Registry
-from geventws.sending import check_message
+from geventws.sending import check_message, send_to_all
 from geventws.sockets import monotonic
 
 if TYPE_CHECKING:
@@ -257,15 +257,7 @@ class WebSocketServer(Emitter):
         excluded = {exclude} if isinstance(exclude, WebSocketConnection) else set(exclude)
         if self._registry.has_connections_of_others():
             raise InvalidState("broadcast was called in another thread than the connections': use send_threadsafe")
-        count = 0
-        for connection in tuple(self._registry.connections):
-            if connection in excluded or not connection.connected:
-                continue
-            try:
-                count += connection._send_prepared(prepared) and connection.connected
-            except Exception:
-                logger.exception("broadcasting to %r failed", connection)
-        return count
+        return send_to_all(tuple(self._registry.connections), prepared, excluded)
 
     @property
     def config(self) -> ServerConfig | None:
