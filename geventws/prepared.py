@@ -48,8 +48,8 @@ class PreparedMessage:
         self._payload = payload
         self._compresses = compresses
         self._is_fragment = is_fragment
-        # What was made, by what the octets depend on; and the last for connections without compression, to which it went
-        # mostly: no key has to be made for each of them.
+        # What was made, by what the octets depend on; and the last for connections without compression, which most are:
+        # no key has to be made for each of them.
         self._plain: bytes | None = None
         self._plain_threshold = 0
         self._made: dict[object, bytes] | None = None

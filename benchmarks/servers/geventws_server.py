@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import gevent
 from gevent.pywsgi import WSGIServer
 from options import BACKLOG, LARGEST, QUESTION, make_gevent_tls_context, parse_options, tell_ready
 
@@ -53,7 +54,7 @@ def make_counter(connection: WebSocketConnection) -> Callable[[Message], None]:
 
 
 def serve_in_loop_style(server: WebSocketServer) -> None:
-    """Give each connection a greenlet that loops over its messages."""
+    """Give each connection a greenlet that loops over its messages, its own: that of the http server then ends."""
 
     @server.on("request")
     def decide(request: WebSocketRequest) -> None:
@@ -64,10 +65,14 @@ def serve_in_loop_style(server: WebSocketServer) -> None:
             answer = server.broadcast
         else:
             answer = make_counter(connection)
-        # A client that leaves without a Close ends the loop as well.
-        with contextlib.suppress(geventws.ConnectionClosed):
-            for message in connection:
-                answer(message)
+        gevent.spawn(run_loop, connection, answer)
+
+
+def run_loop(connection: WebSocketConnection, answer: Callable[[Message], Any]) -> None:
+    """Answer the messages of a connection; a client that leaves without a Close ends the loop as well."""
+    with contextlib.suppress(geventws.ConnectionClosed):
+        for message in connection:
+            answer(message)
 
 
 def parse() -> argparse.Namespace:
