@@ -181,7 +181,7 @@ class Protocol(Inbox):
     # What comes in
 
     def receive(self, buffer: bytearray, start: int, stop: int) -> None:
-        """Parse ``buffer[start:stop]``; nothing of the buffer is needed afterwards.
+        """Parse ``buffer[start:stop]``; nothing of it is needed, or as it was, afterwards.
 
         After the peer's Close or a failure everything is ignored (5.5.1, 7.1.7).
 

@@ -689,8 +689,11 @@ class TestBareEcho:
     )
     @pytest.mark.parametrize("is_whole", [True, False], ids=["whole", "octets"])
     def test_frames(self, echo, sent, received, is_whole):
+        # What is refused before its end ends the connection: octets that came after that would reset it.
+        is_refused = received[-2:] in (b"\x03\xea", b"\x03\xf1")
+        pieces = [sent[:1], sent[1:]] if is_refused else [bytes([octet]) for octet in sent]
         with open_client(echo) as client:
-            for piece in [sent] if is_whole else [bytes([octet]) for octet in sent]:
+            for piece in [sent] if is_whole else pieces:
                 client.send(piece)
             assert client.read(len(received)) == received
 
