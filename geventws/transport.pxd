@@ -23,6 +23,7 @@ cdef class Transport(Deliverable):
     cdef Py_ssize_t _message_at
     cdef Py_ssize_t _wire_at
     cdef Py_ssize_t _wire_stop
+    cdef Py_ssize_t _frame_at
     cdef Py_ssize_t _cork_size
     cdef Py_ssize_t _output_size
     cdef public OutputBudget _budget
@@ -63,8 +64,10 @@ cdef class Transport(Deliverable):
     cdef object _set_wire(self, bytes octets)
     @cython.locals(message=bytes, stop=Py_ssize_t, size=Py_ssize_t)
     cdef object _load_part(self)
-    @cython.locals(wire=bytes, at=Py_ssize_t)
+    @cython.locals(stop=Py_ssize_t)
     cdef object _cut_wire(self)
+    @cython.locals(wire=bytes, stop=Py_ssize_t)
+    cdef Py_ssize_t _find_frame(self) except -1
     @cython.locals(octets=bytes)
     cdef bytes _take_queued(self)
     @cython.locals(size=Py_ssize_t)
@@ -74,7 +77,6 @@ cdef class Transport(Deliverable):
     cdef bint _has_output(self) except -1
     cdef Py_ssize_t _count_waiting(self) except? -9
     cdef Py_ssize_t _count_unsent(self) except? -9
-    @cython.locals(at=Py_ssize_t)
     cdef bint _is_frame_cut(self) except -1
     cdef object _discard_output(self)
     cdef object _close_transport(self)

@@ -58,6 +58,7 @@ class Transport(Deliverable):
         "_cork_size",
         "_discarded_size",
         "_dispatcher",
+        "_frame_at",
         "_is_full",
         "_is_reading",
         "_last_progress",
@@ -99,6 +100,8 @@ class Transport(Deliverable):
         self._wire: bytes | None = None
         self._wire_at = 0
         self._wire_stop = 0
+        # Where a frame of the wire begins, at or before `_wire_at`.
+        self._frame_at = 0
         self._output_size = 0
         # What all connections of a server may have queued together, and what of ours it knows.
         self._budget: OutputBudget | None = None
@@ -159,9 +162,8 @@ class Transport(Deliverable):
             sent = self._send(octets, 0, size)
             if sent == size:
                 return
-            self._wire = octets
+            self._set_wire(octets)
             self._wire_at = sent
-            self._wire_stop = size
             self._output_size += size - sent
             self._last_progress = self._dispatcher.now()
             self._on_output_pending()
@@ -184,9 +186,8 @@ class Transport(Deliverable):
 
     def _write_rest(self, octets: bytes, sent: int) -> None:
         """Send what is left of frames when the kernel has taken some of them and no more."""
-        self._wire = octets
+        self._set_wire(octets)
         self._wire_at = sent
-        self._wire_stop = len(octets)
         self._output_size += len(octets) - sent
         self._last_progress = self._dispatcher.now()
         if len(octets) - sent > _WRITE_SIZE:
@@ -350,7 +351,7 @@ class Transport(Deliverable):
 
     def _set_wire(self, octets: bytes) -> None:
         self._wire = octets
-        self._wire_at = 0
+        self._wire_at = self._frame_at = 0
         self._wire_stop = len(octets)
 
     def _load_part(self) -> None:
@@ -362,23 +363,30 @@ class Transport(Deliverable):
         while stop < len(message) and stop - self._message_at < size:
             stop = next_frame(message, stop)
         self._wire = message
-        self._wire_at = self._message_at
+        self._wire_at = self._frame_at = self._message_at
         self._wire_stop = stop
         self._message_at = stop
         if stop >= len(message):
             self._message = None
 
     def _cut_wire(self) -> None:
-        """Keep no more than one frame's rest on the wire, when the kernel has not taken all of a long message."""
-        if self._stream.must_retry():
+        """Keep no more than one frame on the wire, when the kernel has not taken all of a long message."""
+        if self._stream.must_retry() or (self._message is not None and self._message is not self._wire):
+            # Control frames are on the wire, within a message that goes on behind them.
             return
+        stop = self._find_frame()
+        if stop < self._wire_stop:
+            self._wire_stop = self._message_at = stop
+            self._message = self._wire
+
+    def _find_frame(self) -> int:
+        """Find the frame that is sent now; returns where it ends."""
         wire: bytes = self._wire  # type: ignore[assignment]
-        at = 0
-        while at < self._wire_at:
-            at = next_frame(wire, at)
-        if at < self._wire_stop:
-            self._wire_stop = self._message_at = at
-            self._message = wire
+        stop = next_frame(wire, self._frame_at)
+        while stop <= self._wire_at:
+            self._frame_at = stop
+            stop = next_frame(wire, stop)
+        return stop
 
     def _gather(self, octets: bytes) -> bytes:
         """Join small messages, for one system call."""
@@ -418,10 +426,8 @@ class Transport(Deliverable):
             return False
         if self._stream.must_retry():
             return True
-        at = 0
-        while at < self._wire_at:
-            at = next_frame(self._wire, at)
-        return at != self._wire_at
+        self._find_frame()
+        return self._frame_at != self._wire_at
 
     def _discard_output(self) -> None:
         """Forget what waits; ask `_is_frame_cut` before."""

@@ -171,6 +171,20 @@ class TestControlFrames:
             octets = receive_exactly(peer, MIB + 10 + 7)
         assert split_frames(octets) == [(0x82, bytes(MIB)), (0x89, b"later")]
 
+    def test_more_than_one_write_of_them(self, narrow):
+        """Then they are on the wire in parts, too, and the message between whose frames they stand goes on behind."""
+        message = bytes(range(256)) * 2048
+        pings = [number.to_bytes(125, "big") for number in range(1000)]
+        with connected(narrow, send_high_water_mark=4 * MIB) as (connection, peer):
+            connection.send(message)
+            for payload in pings:
+                connection.ping(payload)
+            octets = receive_exactly(peer, len(serialize_message(2, message, 16384)) + len(pings) * 127)
+            assert connection.buffered_amount == 0
+        frames = split_frames(octets)
+        assert [payload for first, payload in frames if first & 0x08] == pings
+        assert b"".join(payload for first, payload in frames if not first & 0x08) == message
+
     def test_keep_their_order(self, narrow):
         with connected(narrow) as (connection, peer):
             connection.send(bytes(200_000))
