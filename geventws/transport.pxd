@@ -64,6 +64,7 @@ cdef class Transport(Deliverable):
     cdef object _set_wire(self, bytes octets)
     @cython.locals(message=bytes, stop=Py_ssize_t, size=Py_ssize_t)
     cdef object _load_part(self)
+    cdef bint _may_cut(self) except -1
     @cython.locals(stop=Py_ssize_t)
     cdef object _cut_wire(self)
     @cython.locals(wire=bytes, stop=Py_ssize_t)

@@ -299,11 +299,10 @@ class Transport(Deliverable):
         while self._wire is not None or self._load_wire():
             if moved > PUMP_SIZE:
                 self._wait_writable()
-                break
-            sent = self._send(self._wire, self._wire_at, self._wire_stop)  # type: ignore[arg-type]
-            if self._broken is not None:
-                return
-            if sent:
+            else:
+                sent = self._send(self._wire, self._wire_at, self._wire_stop)  # type: ignore[arg-type]
+                if self._broken is not None:
+                    return
                 moved += sent
                 self._wire_at += sent
                 self._output_size -= sent
@@ -358,8 +357,7 @@ class Transport(Deliverable):
         """Take the next frames of a long message: all, as far as the kernel may take them now, for each write costs."""
         message: bytes = self._message  # type: ignore[assignment]
         stop = self._message_at
-        # What must be repeated as it is cannot be cut, and what was noted as sent should not be.
-        size = WRITE_SIZE if self._stream.must_retry() or self._trace is not None else PUMP_SIZE
+        size = PUMP_SIZE if self._may_cut() else WRITE_SIZE
         while stop < len(message) and stop - self._message_at < size:
             stop = next_frame(message, stop)
         self._wire = message
@@ -369,9 +367,13 @@ class Transport(Deliverable):
         if stop >= len(message):
             self._message = None
 
+    def _may_cut(self) -> bool:
+        """Tell whether frames may leave the wire again: not what must be repeated as it is, or was noted as sent."""
+        return self._trace is None and not self._stream.must_retry()
+
     def _cut_wire(self) -> None:
         """Keep no more than one frame on the wire, when the kernel has not taken all of a long message."""
-        if self._stream.must_retry() or (self._message is not None and self._message is not self._wire):
+        if not self._may_cut() or (self._message is not None and self._message is not self._wire):
             # Control frames are on the wire, within a message that goes on behind them.
             return
         stop = self._find_frame()

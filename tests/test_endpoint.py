@@ -727,9 +727,10 @@ def test_the_log_has_the_last_frames_of_both_directions_and_the_refused_one(capl
         assert "secret" not in text
 
 
-def test_the_log_has_frames_in_the_order_of_the_wire(caplog):
+@pytest.mark.parametrize("threshold", [65536, 60000], ids=["a frame is a write", "a write is two frames"])
+def test_the_log_has_frames_in_the_order_of_the_wire(caplog, threshold):
     caplog.set_level(logging.DEBUG, "geventws")
-    with paired(is_narrow=True, fragmentation_threshold=65536) as (client, connection):
+    with paired(is_narrow=True, fragmentation_threshold=threshold) as (client, connection):
         connection.send_nowait(bytes(400_000))
         connection.send_nowait("behind it")
         connection.ping()
@@ -739,9 +740,9 @@ def test_the_log_has_frames_in_the_order_of_the_wire(caplog):
         connection.wait_closed()
         run_hub()
         frames = caplog.messages[0].partition("; the last frames: ")[2].split(", ")
-        assert frames[0] == "sent BINARY 65536"
-        assert sorted(frames[1:-2]) == ["sent CONTINUATION 65536"] * 5 + ["sent PING FIN 0"]
-        assert frames[-2:] == ["sent CONTINUATION FIN 6784", "sent TEXT FIN 9"]
+        assert frames[0] == f"sent BINARY {threshold}"
+        assert sorted(frames[1:-2]) == [f"sent CONTINUATION {threshold}"] * 5 + ["sent PING FIN 0"]
+        assert frames[-2:] == [f"sent CONTINUATION FIN {400_000 - 6 * threshold}", "sent TEXT FIN 9"]
 
 
 def test_a_broadcast_is_among_the_last_frames_of_each_connection(caplog):

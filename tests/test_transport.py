@@ -18,8 +18,8 @@ from gevent.event import Event
 from geventws import ConnectionClosed, ConnectionConfig, WebSocketConnection
 from geventws.frames import next_frame, serialize_message
 from geventws.inbox import QUEUE_OVERHEAD
-from geventws.sockets import detach
-from geventws.transport import CORK_SIZE, WRITE_SIZE
+from geventws.sockets import WAIT_WRITE, Stream, detach
+from geventws.transport import CORK_SIZE, PUMP_SIZE, WRITE_SIZE
 from tests.support import CERTIFICATE, make_frame, record, wait_until
 
 MIB = 1048576
@@ -33,6 +33,70 @@ def connected(pair, **options):
     connection._start()
     try:
         yield connection, peer
+    finally:
+        peer.close()
+        connection.drop(skip_close_frame=True)
+
+
+class Metered(Stream):
+    """Hand the octets of another stream on, as if the kernel had room for so many of what is sent; None for any."""
+
+    def __init__(self, stream, room):
+        super().__init__(stream, stream.fd)
+        self.stream = stream
+        self.room = room
+
+    def receive_into(self, buffer, start):
+        return self.stream.receive_into(buffer, start)
+
+    def send(self, octets, start, stop):
+        if self.room is not None:
+            if not self.room:
+                return WAIT_WRITE
+            stop = min(stop, start + self.room)
+        moved = self.stream.send(octets, start, stop)
+        if self.room is not None:
+            self.room -= max(moved, 0)
+        return moved
+
+    def send_frames(self, opcode, message, threshold):
+        payload = message.encode() if isinstance(message, str) else message
+        octets = serialize_message(opcode, payload, threshold)
+        return max(self.send(octets, 0, len(octets)), 0)
+
+    def shut_write(self):
+        self.stream.shut_write()
+
+
+class Drained(Metered):
+    """Be the stream of a peer that reads as quickly as we write; ``received`` is what it read."""
+
+    def __init__(self, stream, peer):
+        super().__init__(stream, None)
+        self.peer = peer
+        self.received = bytearray()
+
+    def send(self, octets, start, stop):
+        self.peer.settimeout(0.0)
+        at = start
+        while at < stop:
+            at += max(super().send(octets, at, stop), 0)
+            with contextlib.suppress(BlockingIOError):
+                while piece := self.peer.recv(65536):
+                    self.received += piece
+        return stop - start
+
+
+@contextlib.contextmanager
+def metered(room, **options):
+    """Give a started connection, its stream that takes so many octets at first, and the socket at its other end."""
+    ours, peer = gevent.socket.socketpair()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MIB)
+    stream = Metered(detach(ours), room)
+    connection = WebSocketConnection(stream, ConnectionConfig(send_high_water_mark=4 * MIB, **options))
+    connection._start()
+    try:
+        yield connection, stream, peer
     finally:
         peer.close()
         connection.drop(skip_close_frame=True)
@@ -164,6 +228,24 @@ class TestControlFrames:
         assert [first for first, _ in frames] == [0x02, *[0x00] * 62, 0x80]
         assert b"".join(payload for _, payload in frames) == message
 
+    def test_waits_behind_one_frame_where_the_peer_is_quick(self, pair):
+        """What one turn may move has gone out, and the kernel would take more."""
+        ours, peer = pair
+        message = bytes(range(256)) * 16384
+        stream = Drained(detach(ours), peer)
+        connection = WebSocketConnection(stream, ConnectionConfig(send_high_water_mark=8 * MIB))
+        connection._start()
+        connection.send_nowait(message)
+        before = len(stream.received)
+        assert PUMP_SIZE < before < len(message)
+        connection.ping(b"now")
+        wait_until(lambda: not connection.buffered_amount)
+        assert before <= stream.received.index(b"\x89\x03now") <= before + 16388
+        octets = stream.received.replace(b"\x89\x03now", b"")
+        assert octets == serialize_message(2, message, 16384)
+        peer.close()
+        connection.drop(skip_close_frame=True)
+
     def test_not_within_a_frame(self, narrow):
         with connected(narrow, fragment_outgoing_messages=False, send_high_water_mark=4 * MIB) as (connection, peer):
             connection.send(bytes(MIB))
@@ -208,6 +290,136 @@ class TestControlFrames:
             # Once the peer reads, each is answered again.
             peer.sendall(make_frame(b"5", 0x89) + make_frame(b"6", 0x89))
             assert receive_exactly(peer, 6) == b"\x8a\x015\x8a\x016"
+
+
+# Frames of 16 KiB: 13 of them, in all 200,052 octets.
+LONG = bytes(range(256)) * 781 + bytes(64)
+LONG_FRAMES = serialize_message(2, LONG, 16384)
+BOUNDS = [0]
+while BOUNDS[-1] < len(LONG_FRAMES):
+    BOUNDS.append(next_frame(LONG_FRAMES, BOUNDS[-1]))
+
+
+class TestPartOfAMessage:
+    """The kernel takes some octets of a message that is sent from where it lies."""
+
+    @pytest.mark.parametrize("message", [b"0123456789", "0123456789"], ids=["binary", "text"])
+    def test_ends_anywhere(self, message):
+        expected = serialize_message(1 if isinstance(message, str) else 2, b"0123456789", 3)
+        for room in range(len(expected) + 1):
+            with metered(room, fragmentation_threshold=3) as (connection, stream, peer):
+                connection.send(message)
+                assert connection.buffered_amount == len(expected) - room
+                connection.send("behind")
+                connection.ping(b"?")
+                stream.room = None
+                octets = receive_exactly(peer, len(expected) + 10 + 3)
+                assert connection.buffered_amount == 0
+                whole = b"" if room == len(expected) else expected
+                assert octets.startswith(whole)
+                assert sorted(split_frames(octets)) == sorted(
+                    [*split_frames(expected), *split_frames(b"\x01\x03beh\x80\x03ind"), (0x89, b"?")]
+                )
+
+    @pytest.mark.parametrize("step", [1, 2, 3, 4, 5, 7])
+    def test_octet_after_octet(self, step):
+        expected = serialize_message(2, b"0123456789", 4) + b"\x81\x01x\x88\x02\x03\xe8"
+        with metered(step, fragmentation_threshold=4) as (connection, stream, peer):
+            connection.send(b"0123456789")
+            connection.send("x")
+            connection.close()
+            octets = b""
+            while len(octets) < len(expected):
+                octets += peer.recv(100)
+                stream.room = step
+            assert octets == expected
+
+    @pytest.mark.parametrize(
+        "room",
+        [
+            *(pytest.param(octets, id=f"{octets} octets") for octets in range(6)),
+            *(pytest.param(BOUNDS[1] + octets, id=f"second frame {octets:+}") for octets in range(-1, 6)),
+            pytest.param(BOUNDS[7] - 16000, id="within the seventh"),
+            pytest.param(len(LONG_FRAMES) - WRITE_SIZE - 1, id="the rest is more than one write"),
+            pytest.param(len(LONG_FRAMES) - WRITE_SIZE, id="the rest is one write"),
+            pytest.param(len(LONG_FRAMES) - 1, id="all but one octet"),
+        ],
+    )
+    def test_ping_waits_behind_a_frame_or_a_write(self, room):
+        with metered(room) as (connection, stream, peer):
+            connection.send(LONG)
+            connection.send("behind")
+            connection.ping(b"now")
+            stream.room = None
+            octets = receive_exactly(peer, len(LONG_FRAMES) + 8 + 5)
+            assert connection.buffered_amount == 0
+        place = octets.index(b"\x89\x03now")
+        end = next(bound for bound in BOUNDS if bound > room)
+        assert place == (end if len(LONG_FRAMES) - room > WRITE_SIZE else len(LONG_FRAMES))
+        assert octets[:place] + octets[place + 5 :] == LONG_FRAMES + b"\x81\x06behind"
+
+    @pytest.mark.parametrize("bound", [0, 1, 2, 7, 12])
+    @pytest.mark.parametrize("more", [0, 1, 4, 3000])
+    def test_drop_says_close_between_two_frames_alone(self, bound, more):
+        room = BOUNDS[bound] + more
+        with metered(room) as (connection, stream, peer):
+            connection.send(LONG)
+            assert connection.buffered_amount == len(LONG_FRAMES) - room
+            stream.room = None
+            connection.drop(4000, "out")
+            assert connection.buffered_amount == 0
+            close = b"" if more else b"\x88\x05\x0f\xa0out"
+            assert receive_to_end(peer) == LONG_FRAMES[:room] + close
+
+    def test_close_is_behind_the_rest(self):
+        with metered(20_000) as (connection, stream, peer):
+            connection.send(LONG)
+            connection.close(4000, "enough")
+            stream.room = None
+            peer.sendall(make_frame(b"\x0f\xa0", 0x88))
+            assert receive_to_end(peer) == LONG_FRAMES + b"\x88\x08\x0f\xa0enough"
+            assert connection.wait_closed()
+            assert connection.closed_by == "local"
+
+    def test_break_tells_how_much_is_unsent(self):
+        with metered(20_000) as (connection, _, peer):
+            connection.send(LONG)
+            connection.send("behind")
+            peer.close()
+            with pytest.raises(ConnectionClosed):
+                connection.receive()
+            assert f"; {len(LONG_FRAMES) - 20_000 + 8} octets unsent" in connection.close_cause.replace(", ", "; ")
+
+    @pytest.mark.parametrize("is_message_text", [False, True], ids=["binary", "text"])
+    def test_more_frames_than_one_system_call_takes(self, pair, is_message_text):
+        """128 frames leave at once, the others when the hub has its turn."""
+        message = ("0123456789" * 50) if is_message_text else b"0123456789" * 50
+        with connected(pair, fragmentation_threshold=3) as (connection, peer):
+            for size in (0, 3, 4, 383, 384, 385, 386, 500):
+                connection.send(message[:size])
+                connection.send("behind")
+            octets = b"".join(
+                serialize_message(1 if is_message_text else 2, (b"0123456789" * 50)[:size], 3)
+                + serialize_message(1, b"behind", 3)
+                for size in (0, 3, 4, 383, 384, 385, 386, 500)
+            )
+            assert receive_exactly(peer, len(octets)) == octets
+            assert connection.buffered_amount == 0
+
+    @pytest.mark.parametrize("threshold", [1, 125, 126, 127, 65535, 65536])
+    def test_slow_reader_gets_all(self, narrow, threshold):
+        """The kernel cuts where it likes, and the peer takes a few octets at a time."""
+        message = "".join(map(chr, range(32, 127))) * 1500
+        expected = serialize_message(1, message.encode(), threshold)
+        with connected(narrow, fragmentation_threshold=threshold, send_high_water_mark=MIB) as (connection, peer):
+            connection.send(message)
+            connection.ping(b"now")
+            connection.close()
+            octets = b""
+            while len(octets) < len(expected) + 5 + 4:
+                octets += peer.recv(3000)
+        assert octets.endswith(b"\x88\x02\x03\xe8")
+        assert octets.replace(b"\x89\x03now", b"")[:-4] == expected
 
 
 class TestBufferedAmount:
