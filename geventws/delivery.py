@@ -306,6 +306,7 @@ class Receiver(Sender):
         if self._is_drain_due:
             self._is_drain_due = False
             self._emit("drain")
+            now = monotonic()
         count = 0
         started = before = now
         while self._has_deliverable():
@@ -329,6 +330,7 @@ class Receiver(Sender):
                 self._settle()
             if self._is_closed and not self._is_close_emitted:
                 self._emit_close()
+                now = monotonic()
         return now
 
     def _emit_message(self, message: object) -> None:

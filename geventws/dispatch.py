@@ -248,6 +248,7 @@ class Dispatcher:
             except BaseException:  # noqa: BLE001
                 # `deliver` has its own handling; what comes here is our fault and must not take the baton along.
                 self.hub.handle_error(self, *sys.exc_info())
+                now = monotonic()
             if now - started > _BATON_TIME:
                 return
 

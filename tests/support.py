@@ -18,6 +18,8 @@ from gevent.queue import Queue
 
 import geventws
 from geventws import WebSocketServer
+from geventws.frames import serialize_message
+from geventws.sockets import WAIT_WRITE, Stream
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 #: A certificate for localhost and its key in one file, made for these tests alone.
@@ -240,6 +242,36 @@ def start_child(source, *arguments):
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+class Metered(Stream):
+    """Hand the octets of another stream on, as if the kernel had room for so many of what is sent; None for any."""
+
+    def __init__(self, stream, room):
+        super().__init__(stream, stream.fd)
+        self.stream = stream
+        self.room = room
+
+    def receive_into(self, buffer, start):
+        return self.stream.receive_into(buffer, start)
+
+    def send(self, octets, start, stop):
+        if self.room is not None:
+            if not self.room:
+                return WAIT_WRITE
+            stop = min(stop, start + self.room)
+        moved = self.stream.send(octets, start, stop)
+        if self.room is not None:
+            self.room -= max(moved, 0)
+        return moved
+
+    def send_frames(self, opcode, message, threshold):
+        payload = message.encode() if isinstance(message, str) else message
+        octets = serialize_message(opcode, payload, threshold)
+        return max(self.send(octets, 0, len(octets)), 0)
+
+    def shut_write(self):
+        self.stream.shut_write()
 
 
 @contextlib.contextmanager

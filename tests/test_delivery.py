@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import itertools
 import logging
@@ -12,11 +13,27 @@ import zlib
 
 import gevent
 import pytest
+from gevent import socket
 from gevent.event import AsyncResult, Event
+from gevent.queue import Queue
 from greenlet import GreenletExit, getcurrent
 
-from geventws import ConnectionClosed, InvalidState, WebSocketFrame
-from tests.support import CERTIFICATE, make_frame, make_http, open_client, paired, record, run_child, run_hub, serve
+from geventws import ConnectionClosed, ConnectionConfig, InvalidState, WebSocketConnection, WebSocketFrame
+from geventws.dispatch import BATON_TIME
+from geventws.sockets import detach
+from tests.support import (
+    CERTIFICATE,
+    Metered,
+    make_frame,
+    make_http,
+    open_client,
+    paired,
+    record,
+    run_child,
+    run_hub,
+    serve,
+    wait_until,
+)
 
 #: A client's Close frames: 1000, 1001, without a code, 3001 with a reason.
 CLOSE_1000 = b"\x88\x82\x37\xfa\x21\x3d\x34\x12"
@@ -241,6 +258,94 @@ def test_each_connections_listeners_have_their_own_context():
             first.send(make_frame("", 0x89))
             assert first.read(5) == b"\x8a\x00\x81\x01a"
     assert user.get() == "nobody"
+
+
+@pytest.mark.parametrize("end", ["raises", "is killed", "times out"])
+def test_a_listener_that_breaks_off_leaves_its_context_behind(end, caplog):
+    user = contextvars.ContextVar("user", default="nobody")
+    names = Queue()
+    with serve() as (http, server):
+
+        @server.on("request")
+        def accept(request):
+            user.set(request.resource_url.path)
+            connection = request.accept()
+
+            @connection.on("message")
+            def receive(message):
+                names.put(user.get())
+                user.set(message)
+                if message == "end":
+                    if end == "is killed":
+                        gevent.get_hub().loop.run_callback(getcurrent().throw, GreenletExit)
+                    with gevent.Timeout(0.001 if end == "times out" else None):
+                        gevent.sleep(0.001 if end == "raises" else 10)
+                    raise ValueError("no good")
+
+            connection.on("close", lambda *_: names.put(user.get()))
+
+        with open_client(http, "/first") as first, open_client(http, "/second") as second:
+            second.send(make_frame("hi"))
+            assert names.get() == "/second"
+            first.send(make_frame("end"))
+            assert names.get() == "/first"
+            # The connection's later events have the context that its listener has left.
+            assert names.get() == "end"
+            second.send(make_frame("there"))
+            assert names.get() == "hi"
+    assert names.get() == "there"
+    assert user.get() == "nobody"
+
+
+@contextlib.contextmanager
+def two_connections(**options):
+    """Give two started connections, with the stream and the peer of each."""
+    pairs = [socket.socketpair() for _ in range(2)]
+    streams = [Metered(detach(ours), None) for ours, _ in pairs]
+    connections = [WebSocketConnection(stream, ConnectionConfig(**options)) for stream in streams]
+    for connection in connections:
+        connection._start()
+    try:
+        yield connections, streams, [peer for _, peer in pairs]
+    finally:
+        for connection, (_, peer) in zip(connections, pairs, strict=True):
+            connection.drop(skip_close_frame=True)
+            peer.close()
+
+
+def compute(order):
+    """Be a listener that computes for longer than the hub should wait."""
+    gevent.get_hub().loop.run_callback(order.append, "hub")
+    end = time.monotonic() + 2 * BATON_TIME
+    while time.monotonic() < end:
+        pass
+    order.append("listener")
+
+
+def test_the_hub_has_its_turn_between_close_listeners_that_compute():
+    order = []
+    with two_connections() as (connections, _, peers):
+        for connection in connections:
+            connection.on("close", lambda *_: compute(order))
+        run_hub()
+        for peer in peers:
+            peer.close()
+        wait_until(lambda: order.count("listener") == 2)
+        assert order[:3] == ["listener", "hub", "listener"]
+
+
+def test_the_hub_has_its_turn_between_drain_listeners_that_compute():
+    order = []
+    with two_connections(send_high_water_mark=1000) as (connections, streams, peers):
+        for connection, stream in zip(connections, streams, strict=True):
+            connection.on("drain", lambda: compute(order))
+            stream.room = 0
+            connection.send_nowait(bytes(3000))
+            assert connection.output_buffer_full
+            stream.room = None
+        wait_until(lambda: order.count("listener") == 2)
+        assert order[:3] == ["listener", "hub", "listener"]
+        assert [len(peer.recv(10_000)) for peer in peers] == [3004, 3004]
 
 
 # Listeners that raise

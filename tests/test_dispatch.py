@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import threading
 import time
+import tracemalloc
+import weakref
 
 import gevent
 import pytest
@@ -165,6 +168,73 @@ def test_hub_has_its_turn_between_two_that_compute(dispatcher, order):
     add(dispatcher, *jobs)
     jobs[1].done.wait()
     assert order[:3] == ["job", "hub", "job"]
+
+
+def test_hub_has_its_turn_between_two_that_raise(dispatcher, order, capfd):
+    def compute():
+        dispatcher.loop.run_callback(order.append, "hub")
+        end = time.monotonic() + 2 * BATON_TIME
+        while time.monotonic() < end:
+            pass
+        order.append("job")
+        raise ValueError("lost")
+
+    jobs = [Job(compute), Job(compute)]
+    add(dispatcher, *jobs)
+    jobs[1].done.wait()
+    assert order[:3] == ["job", "hub", "job"]
+    gevent.sleep(0)
+    assert capfd.readouterr().err.count("ValueError: lost") == 2
+
+
+def test_long_list_keeps_its_order(dispatcher, order):
+    jobs = [Job(lambda number=number: order.append(number)) for number in range(5000)]
+    add(dispatcher, *jobs)
+    jobs[-1].done.wait()
+    assert order == list(range(5000))
+
+
+def test_list_that_is_never_empty_does_not_grow(dispatcher):
+    left = 50_000
+    done = Event()
+
+    def go_on():
+        nonlocal left
+        left -= 1
+        if left > 0:
+            dispatcher.add(Job(go_on))
+        else:
+            done.set()
+
+    tracemalloc.start()
+    try:
+        # As the second of them is always there, the list has no moment in which it could begin anew.
+        add(dispatcher, Job(go_on), Job(go_on))
+        done.wait()
+        # An entry has eight octets.
+        assert tracemalloc.get_traced_memory()[1] < 200_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_is_delivered_is_not_kept(dispatcher):
+    """Others that wait behind it do not hold it either."""
+    gate = Event()
+    job = Job()
+    kept = weakref.ref(job)
+    add(dispatcher, job, Job(gate.wait))
+    job.done.wait()
+    del job
+    gc.collect()
+    assert kept() is None
+    gate.set()
+
+
+def test_base_is_to_be_overridden(dispatcher, capfd):
+    after = Job()
+    add(dispatcher, Deliverable(), after)
+    after.done.wait()
+    assert "NotImplementedError" in capfd.readouterr().err
 
 
 def test_exception_thrown_into_the_parked_greenlet(dispatcher):

@@ -18,9 +18,9 @@ from gevent.event import Event
 from geventws import ConnectionClosed, ConnectionConfig, WebSocketConnection
 from geventws.frames import next_frame, serialize_message
 from geventws.inbox import QUEUE_OVERHEAD
-from geventws.sockets import WAIT_WRITE, Stream, detach
+from geventws.sockets import detach
 from geventws.transport import CORK_SIZE, PUMP_SIZE, WRITE_SIZE
-from tests.support import CERTIFICATE, make_frame, record, wait_until
+from tests.support import CERTIFICATE, Metered, make_frame, record, wait_until
 
 MIB = 1048576
 
@@ -36,36 +36,6 @@ def connected(pair, **options):
     finally:
         peer.close()
         connection.drop(skip_close_frame=True)
-
-
-class Metered(Stream):
-    """Hand the octets of another stream on, as if the kernel had room for so many of what is sent; None for any."""
-
-    def __init__(self, stream, room):
-        super().__init__(stream, stream.fd)
-        self.stream = stream
-        self.room = room
-
-    def receive_into(self, buffer, start):
-        return self.stream.receive_into(buffer, start)
-
-    def send(self, octets, start, stop):
-        if self.room is not None:
-            if not self.room:
-                return WAIT_WRITE
-            stop = min(stop, start + self.room)
-        moved = self.stream.send(octets, start, stop)
-        if self.room is not None:
-            self.room -= max(moved, 0)
-        return moved
-
-    def send_frames(self, opcode, message, threshold):
-        payload = message.encode() if isinstance(message, str) else message
-        octets = serialize_message(opcode, payload, threshold)
-        return max(self.send(octets, 0, len(octets)), 0)
-
-    def shut_write(self):
-        self.stream.shut_write()
 
 
 class Drained(Metered):
