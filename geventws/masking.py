@@ -31,7 +31,7 @@ COMPILED: bool = cython.compiled
 def is_octets(message: str | bytes) -> bool:
     """Tell whether a message lies in memory as its octets: ``bytes``, or a text of ASCII alone."""
     if cython.compiled:
-        return type(message) is bytes or PyUnicode_IS_ASCII(message)  # type: ignore  # noqa: F821
+        return type(message) is bytes or (type(message) is str and PyUnicode_IS_ASCII(message))  # type: ignore  # noqa: F821
     return isinstance(message, bytes) or message.isascii()
 
 

@@ -126,6 +126,11 @@ class PlainStream(Stream):
 
     __slots__ = ()
 
+    def __cinit__(self) -> None:
+        """Own no descriptor so far: number 0 is one."""
+        if cython.compiled:
+            self.fd = -1
+
     def __dealloc__(self) -> None:
         """Do what a socket object does in the plain build: leave no descriptor behind."""
         if cython.compiled:

@@ -16,6 +16,8 @@ import gevent.socket
 import gevent.ssl
 import pytest
 
+from geventws.frames import serialize_message
+from geventws.masking import COMPILED
 from geventws.sockets import (
     END,
     WAIT_READ,
@@ -30,6 +32,7 @@ from geventws.sockets import (
 )
 from tests.support import CERTIFICATE
 
+compiled_only = pytest.mark.skipif(not COMPILED, reason="in the plain build a socket object does it")
 RESET_ON_CLOSE = (socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
@@ -45,6 +48,17 @@ def make_tcp_pair():
 def plain(request):
     """Give a stream and the gevent socket at its other end."""
     ours, peer = request.param()
+    stream = detach(ours)
+    yield stream, peer
+    peer.close()
+    stream.close()
+
+
+@pytest.fixture
+def wide():
+    """Give a stream whose kernel takes much at once, and the socket at its other end."""
+    ours, peer = gevent.socket.socketpair()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
     stream = detach(ours)
     yield stream, peer
     peer.close()
@@ -200,6 +214,118 @@ class TestPlainStream:
         with pytest.raises(ConnectionResetError):
             receive(stream)
         stream.close()
+
+    def test_one_that_was_not_made_owns_no_descriptor(self):
+        with pytest.raises(TypeError):
+            PlainStream()
+        os.fstat(0)
+
+    @compiled_only
+    def test_forgotten(self):
+        """The descriptor goes with the stream, as it does with a socket object."""
+        ours, peer = gevent.socket.socketpair()
+        stream = detach(ours)
+        del stream
+        gc.collect()
+        assert receive_exactly(peer, 1) == b""
+        peer.close()
+
+
+def send_frames_for_ever(stream, message):
+    while True:
+        stream.send_frames(2, message, 16384)
+
+
+def frames(message, threshold):
+    payload = message.encode() if isinstance(message, str) else message
+    return serialize_message(1 if isinstance(message, str) else 2, payload, threshold)
+
+
+class TestSendFrames:
+    @compiled_only
+    # Below and above what is copied, and one system call takes: 4096 octets, 128 frames.
+    @pytest.mark.parametrize(
+        ("size", "threshold"),
+        [
+            *((size, 16384) for size in (0, 1, 125, 126, 4095, 4096, 4097, 16383, 16384, 16385, 32768, 32769)),
+            *((size, 2**61) for size in (0, 4097, 65535, 65536, 100_000)),
+            *((size, 1) for size in (0, 1, 2, 127, 128)),
+            *((size, 125) for size in (125, 126, 250, 251)),
+            *((size, 126) for size in (126, 127, 252, 253)),
+            *((size, 65535) for size in (65535, 65536)),
+            *((size, 65536) for size in (65536, 65537)),
+        ],
+    )
+    @pytest.mark.parametrize("is_text", [False, True], ids=["binary", "text"])
+    def test_whole(self, wide, size, threshold, is_text):
+        stream, peer = wide
+        payload = (b"0123456789abcdef!" * (size // 17 + 1))[:size]
+        message = payload.decode() if is_text else payload
+        expected = frames(message, threshold)
+        assert stream.send_frames(1 if is_text else 2, message, threshold) == len(expected)
+        assert receive_exactly(peer, len(expected)) == expected
+
+    @compiled_only
+    @pytest.mark.parametrize("size", [129, 384, 1000])
+    def test_128_frames_at_once(self, wide, size):
+        stream, peer = wide
+        message = bytes(index & 0xFF for index in range(size))
+        moved = stream.send_frames(2, message, 1)
+        assert moved == 128 * 3
+        assert receive_exactly(peer, moved) == frames(message, 1)[:moved]
+
+    @compiled_only
+    @pytest.mark.parametrize("size", [4096, 4097, 1_000_000])
+    @pytest.mark.parametrize("threshold", [100, 16384, 2**61])
+    def test_what_the_kernel_takes(self, plain, size, threshold):
+        """Again and again until it takes nothing: what it took are the first octets of the frames."""
+        stream, peer = plain
+        message = bytes(range(256)) * (size // 256) + bytes(size % 256)
+        expected = b""
+        while moved := stream.send_frames(2, message, threshold):
+            expected += frames(message, threshold)[:moved]
+        assert expected
+        stream.shut_write()
+        assert receive_exactly(peer, len(expected) + 1) == expected
+
+    @pytest.mark.parametrize("message", ["\u00e9", "\u20ac", "\U0001f600", "x" * 200 + "\u00e9", "\ud800"], ids=ascii)
+    def test_text_beyond_ascii_is_for_others(self, plain, message):
+        stream, peer = plain
+        assert stream.send_frames(1, message, 16384) == 0
+        stream.send(b"-", 0, 1)
+        assert receive_exactly(peer, 1) == b"-"
+
+    @pytest.mark.skipif(COMPILED, reason="the compiled build sends it")
+    def test_plain_build_leaves_it_to_others(self, plain):
+        stream, peer = plain
+        assert stream.send_frames(1, "Hello", 16384) == 0
+        stream.send(b"-", 0, 1)
+        assert receive_exactly(peer, 1) == b"-"
+
+    @compiled_only
+    @pytest.mark.parametrize("message", [b"a", b"a" * 10_000, "a" * 20_000], ids=len)
+    def test_peer_that_is_gone(self, plain, message):
+        stream, peer = plain
+        peer.close()
+        with pytest.raises(OSError, match=f"{os.strerror(errno.EPIPE)}|{os.strerror(errno.ECONNRESET)}"):
+            send_frames_for_ever(stream, message)
+
+    @compiled_only
+    def test_after_close(self, plain):
+        stream, _ = plain
+        stream.close()
+        for message in (b"a", b"a" * 5000):
+            with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
+                stream.send_frames(2, message, 16384)
+
+    def test_tls_leaves_it_to_others(self, tls):
+        stream, peer, _ = tls
+        assert stream.send_frames(1, "Hello", 16384) == 0
+        stream.send(b"-", 0, 1)
+        assert receive_exactly(peer, 1) == b"-"
+
+    def test_base(self):
+        assert Stream(None, -1).send_frames(1, "Hello", 16384) == 0
 
 
 class TestDetach:
