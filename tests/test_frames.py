@@ -11,12 +11,15 @@ from geventws.frames import (
     WebSocketFrame,
     check_close,
     is_sendable_close_code,
+    measure_message,
     next_frame,
     parse_close,
     serialize_close,
     serialize_frame,
     serialize_message,
+    serialize_unmasked,
 )
+from tests.support import mask
 
 SENDABLE = {*range(1000, 1004), *range(1007, 1015), *range(3000, 5000)}
 KEY = 0x3D21FA37
@@ -85,6 +88,100 @@ class TestSerializeMessage:
 
     def test_one_key(self):
         assert serialize_message(Opcode.TEXT, b"Hello", 0, [KEY])[2:] == b"\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58"
+
+
+def cut(payload, threshold):
+    return [payload[start : start + threshold] for start in range(0, len(payload), threshold)] or [b""]
+
+
+def write_frames(opcode, payload, threshold, keys=None):
+    """Serialise a message by the plainest means (5.2, 5.4)."""
+    pieces, octets = cut(payload, threshold), b""
+    for index, piece in enumerate(pieces):
+        first = (0 if index else opcode) | (0x80 if index == len(pieces) - 1 else 0)
+        size = len(piece)
+        length, count = (size, 0) if size < 126 else (126, 2) if size < 65536 else (127, 8)
+        octets += bytes([first, length | (0x80 if keys else 0)]) + size.to_bytes(8, "big")[8 - count :]
+        if keys:
+            key = keys[index].to_bytes(4, "little")
+            octets += key + mask(piece, key)
+        else:
+            octets += piece
+    return octets
+
+
+# Where the header of a frame grows, and the message by a frame: sizes and thresholds.
+BOUNDS = [
+    (size, threshold)
+    for threshold in (1, 2, 125, 126, 127, 128, 4096, 16384, 65535, 65536, 65537, 2**61)
+    for size in sorted(
+        {
+            *range(3),
+            *range(124, 130),
+            *range(65534, 65538),
+            *(count * threshold + more for count in (1, 2, 3) for more in (-1, 0, 1, 125, 126)),
+        }
+    )
+    if size < 200_000 and size // threshold < 3000
+]
+
+
+class TestMessageOfAnySize:
+    @pytest.mark.parametrize("threshold", sorted({threshold for _, threshold in BOUNDS}))
+    def test_bounds(self, threshold):
+        for size in (size for size, other in BOUNDS if other == threshold):
+            payload = (b"0123456789\xff" * (size // 11 + 1))[:size]
+            expected = write_frames(2, payload, threshold)
+            assert serialize_message(2, payload, threshold) == expected
+            assert measure_message(size, threshold) == len(expected)
+
+    @given(st.binary(max_size=600), st.integers(1, 700), st.data())
+    def test_any(self, payload, threshold, data):
+        assert serialize_message(1, payload, threshold) == write_frames(1, payload, threshold)
+        assert measure_message(len(payload), threshold) == len(write_frames(1, payload, threshold))
+        count = len(cut(payload, threshold))
+        keys = data.draw(st.lists(st.integers(0, 2**32 - 1), min_size=count, max_size=count))
+        assert serialize_message(1, payload, threshold, keys) == write_frames(1, payload, threshold, keys)
+
+    @pytest.mark.parametrize("size", [65534, 65535, 65536, 65537])
+    def test_masked(self, size):
+        payload = (b"0123456789\xff" * (size // 11 + 1))[:size]
+        keys = [KEY, 0, 0xFFFFFFFF, 1]
+        assert serialize_message(2, payload, 20_000, keys) == write_frames(2, payload, 20_000, keys)
+        assert serialize_message(2, payload, 0, [KEY]) == write_frames(2, payload, 65537, [KEY])
+
+    @pytest.mark.parametrize(
+        ("size", "threshold", "octets"),
+        [
+            pytest.param(2**40, 2**61, 2**40 + 10, id="one frame"),
+            pytest.param(2**40, 1, 3 * 2**40, id="frames of one octet"),
+            pytest.param(2**40 + 1, 65536, 2**40 + 1 + 2**24 * 10 + 2, id="a last frame of one octet"),
+            pytest.param(0, 2**61, 2, id="nothing"),
+        ],
+    )
+    def test_measure_what_no_memory_holds(self, size, threshold, octets):
+        assert measure_message(size, threshold) == octets
+
+
+class TestSerializeUnmasked:
+    @pytest.mark.parametrize("size", [0, 1, 124, 125, 126, 127, 65534, 65535, 65536, 65537])
+    @pytest.mark.parametrize("first", [0x81, 0x82, 0xC1])
+    def test_sizes(self, size, first):
+        payload = (b"0123456789~" * (size // 11 + 1))[:size]
+        expected = serialize_frame(first, payload)
+        for message in (payload, payload.decode()):
+            octets = serialize_unmasked(first, message)
+            assert (type(octets), octets) == (bytes, expected)
+
+    @given(st.binary(max_size=300) | st.text(st.characters(max_codepoint=127), max_size=300))
+    def test_any(self, message):
+        payload = message.encode() if isinstance(message, str) else message
+        assert serialize_unmasked(0x81, message) == b"".join(
+            [
+                bytes([0x81, len(payload)]) if len(payload) < 126 else b"\x81\x7e" + len(payload).to_bytes(2, "big"),
+                payload,
+            ]
+        )
 
 
 class TestNextFrame:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+import tracemalloc
 import zlib
 from typing import ClassVar
 
@@ -12,6 +13,7 @@ from geventws.deflate import DEFLATE_TAIL, DeflateParameters
 from geventws.errors import InvalidPayload, MessageTooBig, ProtocolError
 from geventws.frames import Opcode, WebSocketFrame, serialize_frame, serialize_message
 from geventws.inbox import QUEUE_OVERHEAD, Fragment, Ping, Pong
+from geventws.masking import COMPILED
 from geventws.protocol import Protocol
 from tests.octets import (
     FORGETFUL,
@@ -287,6 +289,171 @@ class TestFailFast:
         assert server.failure is None
         feed(server, octets[-1:], 1)
         assert server.failure.close_code == 1002
+
+
+# One frame of 1000 octets: it is taken as a whole once one part in sixteen, 63 octets, is there.
+BIG_TEXT = "a\u00e9\u20ac\U0001f600" * 100
+BIG = BIG_TEXT.encode()
+# How many of its octets are there when something else happens.
+PLACES = [0, 1, 62, 63, 64, 500, 501, 502, 503, 998, 999]
+
+
+class TestLargeFrame:
+    """A frame that is a whole message, and comes in parts."""
+
+    @pytest.mark.parametrize("place", PLACES)
+    @pytest.mark.parametrize("step", [1, 7, 63, sys.maxsize])
+    @pytest.mark.parametrize("first", [0x81, 0x82], ids=["text", "binary"])
+    def test_whole(self, server, place, step, first):
+        octets = serialize_frame(first, BIG, 0x3D21FA37)
+        feed(server, octets[: 8 + place], sys.maxsize)
+        assert take_all(server) == []
+        events = receive(server, octets[8 + place :] + from_client(0x81, b"next"), step)
+        assert events == [BIG_TEXT if first == 0x81 else BIG, "next"]
+        assert [type(event) for event in events] == [str if first == 0x81 else bytes, str]
+        assert server.failure is None
+
+    @pytest.mark.parametrize("size", [2, 15, 16, 17, 125, 126, 4095, 65535, 65536, 100_000])
+    @pytest.mark.parametrize("share", [17, 16, 2])
+    def test_sizes(self, size, share):
+        server = Protocol(max_frame_size=100_000)
+        payload = bytes(index * 7 & 0xFF for index in range(size))
+        octets = from_client(0x82, payload)
+        cut = len(octets) - size + max(1, size // share)
+        feed(server, octets[:cut], sys.maxsize)
+        assert receive(server, octets[cut:] + from_client(0x82, b"next")) == [payload, b"next"]
+
+    def test_one_after_the_other(self, server):
+        """What begins in one buffer ends in the next, which begins another."""
+        messages = [bytes([number]) * 1000 for number in range(20)]
+        octets = b"".join(from_client(0x82, message) for message in messages)
+        assert receive(server, octets, 700) == messages
+
+    @pytest.mark.parametrize(("octets", "index"), NOT_UTF_8)
+    @pytest.mark.parametrize("place", [0, 40, 62, 63, 64, 500])
+    def test_text_fails_at_the_octet(self, server, octets, index, place):
+        octets = serialize_frame(0x81, (b"x" * place + octets).ljust(1000), 0x3D21FA37)
+        at = 8 + place + index
+        feed(server, octets[:at], 1)
+        assert server.failure is None
+        feed(server, octets[at : at + 1], 1)
+        assert type(server.failure) is InvalidPayload
+        assert receive(server, octets[at + 1 :] + from_client(0x81, b"next")) == []
+
+    @pytest.mark.parametrize(("octets", "index"), NOT_UTF_8)
+    @pytest.mark.parametrize("cut", [8, 8 + 70, 8 + 600, 8 + 1000], ids=["head", "before", "behind", "all"])
+    def test_text_fails_in_large_parts(self, server, octets, index, cut):
+        frame = serialize_frame(0x81, (b"x" * 500 + octets).ljust(1000), 0x3D21FA37)
+        feed(server, frame[:cut], sys.maxsize)
+        feed(server, frame[cut:], sys.maxsize)
+        assert type(server.failure) is InvalidPayload
+        assert str(server.failure).startswith("text is not UTF-8: ")
+        assert take_all(server) == []
+
+    @pytest.mark.parametrize("end", [b"\xc3", b"\xe2\x82", b"\xf0\x9f\x98"], ids=bytes.hex)
+    @pytest.mark.parametrize("cut", [1, 63, 500, 999, 1000])
+    def test_text_ends_within_a_character(self, server, end, cut):
+        frame = serialize_frame(0x81, b"x" * (1000 - len(end)) + end, 0x3D21FA37)
+        feed(server, frame[: 8 + cut], sys.maxsize)
+        feed(server, frame[8 + cut :] + from_client(0x81, b"next"), sys.maxsize)
+        assert type(server.failure) is InvalidPayload
+        assert take_all(server) == []
+
+    @pytest.mark.parametrize("place", PLACES)
+    @pytest.mark.parametrize("first", [0x81, 0x82], ids=["text", "binary"])
+    @pytest.mark.parametrize("step", [1, sys.maxsize])
+    def test_stream_within(self, server, place, first, step):
+        octets = serialize_frame(first, BIG, 0x3D21FA37)
+        feed(server, octets[: 8 + place], step)
+        server.stream()
+        events = receive(server, octets[8 + place :] + from_client(0x82, b"next"), step)
+        assert events == [Fragment(BIG_TEXT if first == 0x81 else BIG, True), b"next"]
+
+    @pytest.mark.parametrize("place", PLACES)
+    @pytest.mark.parametrize("step", [1, sys.maxsize])
+    def test_skip_within(self, server, place, step):
+        octets = serialize_frame(0x81, BIG, 0x3D21FA37)
+        feed(server, octets[: 8 + place], step)
+        server.stream()
+        server.skip_stream()
+        assert receive(server, octets[8 + place :] + from_client(0x82, b"next"), step) == [b"next"]
+
+    @pytest.mark.parametrize("place", PLACES)
+    def test_skip_nothing(self, server, place):
+        octets = serialize_frame(0x81, BIG, 0x3D21FA37)
+        feed(server, octets[: 8 + place], sys.maxsize)
+        server.skip_stream()
+        feed(server, octets[8 + place : 9 + place], sys.maxsize)
+        server.skip_stream()
+        assert receive(server, octets[9 + place :]) == [BIG_TEXT]
+
+    @pytest.mark.parametrize("place", PLACES)
+    def test_discard_within(self, server, place):
+        octets = serialize_frame(0x81, BIG, 0x3D21FA37)
+        feed(server, octets[: 8 + place], sys.maxsize)
+        server.discard()
+        assert receive(server, octets[8 + place :] + from_client(0x89, b"?") + from_client(0x81, b"next")) == []
+        assert server.replies == [b"\x8a\x01?"]
+        assert server.failure is None
+
+    @pytest.mark.parametrize("place", PLACES)
+    def test_as_frames(self, place):
+        server = Protocol(assembles=False)
+        octets = serialize_frame(0x81, BIG, 0x3D21FA37)
+        feed(server, octets[: 8 + place], sys.maxsize)
+        assert receive(server, octets[8 + place :]) == [WebSocketFrame(1, BIG), BIG_TEXT]
+
+    def test_limits_count_all_of_it(self):
+        server = Protocol(max_frame_size=1000, max_message_size=1000)
+        assert receive(server, from_client(0x82, BIG), 100) == [BIG]
+        assert receive(server, from_client(0x02, bytes(500)) + from_client(0x80, bytes(500)), 100) == [bytes(1000)]
+        assert receive(server, from_client(0x82, BIG), 100) == [BIG]
+        feed(server, from_client(0x82, bytes(1001))[:4], 1)
+        assert type(server.failure) is MessageTooBig
+
+    @pytest.mark.parametrize("received", [0, 1, 1000, 16 * 65536 - 1])
+    def test_announcing_takes_no_memory(self, received):
+        """A sixteenth of it has to be there, and what is there may be held twice."""
+        server = Protocol(max_frame_size=16 * 1048576, max_message_size=16 * 1048576)
+        octets = bytearray(16) + b"\x82\xff" + (16 * 1048576).to_bytes(8, "big") + ZERO_KEY + bytes(received)
+        tracemalloc.start()
+        try:
+            server.receive(octets, 16, len(octets))
+            assert tracemalloc.get_traced_memory()[1] < 20_000 + 2.2 * received
+        finally:
+            tracemalloc.stop()
+        assert server.failure is None
+
+    def test_memory_is_that_of_the_message(self):
+        size = 16 * 1048576
+        server = Protocol(max_frame_size=size, max_message_size=size)
+        server.receive_octets(b"\x82\xff" + size.to_bytes(8, "big") + ZERO_KEY)
+        part = bytearray(16 + 1048576)
+        tracemalloc.start()
+        try:
+            for _ in range(16):
+                server.receive(part, 16, len(part))
+            current, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert take_all(server) == [bytes(size)]
+        assert current < size + 100_000
+        # The plain build has a copy at the end.
+        assert peak < (1 if COMPILED else 2) * size + 3 * len(part)
+
+    def test_memory_is_free_when_it_fails(self):
+        size = 16 * 1048576
+        server = Protocol(max_frame_size=size, max_message_size=size)
+        server.receive_octets(b"\x81\xff" + size.to_bytes(8, "big") + ZERO_KEY)
+        part = bytearray(16 + 2 * 1048576)
+        tracemalloc.start()
+        try:
+            server.receive(part, 16, len(part))
+            server.receive_octets(b"\xff")
+            assert tracemalloc.get_traced_memory()[0] < 100_000
+        finally:
+            tracemalloc.stop()
+        assert type(server.failure) is InvalidPayload
 
 
 class TestLimits:
@@ -652,6 +819,45 @@ class TestStream:
 
 
 class TestSerialize:
+    @pytest.mark.parametrize("width", ["a", "\u00e9", "\u20ac", "\U0001f600"], ids=["1", "2", "3", "4 octets"])
+    @pytest.mark.parametrize("threshold", [4, 125, 126, 65535, 65536, 0])
+    @pytest.mark.parametrize("is_client", [False, True], ids=["server", "client"])
+    def test_text_is_as_its_octets(self, width, threshold, is_client):
+        """The size that counts is that in octets, whatever the characters are."""
+        protocol = Protocol(is_client=is_client, fragmentation_threshold=threshold)
+        edge = threshold or 65536
+        each = len(width.encode())
+        for count in {0, 1, edge // each - 1, edge // each, edge // each + 1, 2 * edge // each + 1}:
+            text = width * count
+            if is_client:
+                octets = protocol.serialize(Opcode.TEXT, text)
+                assert len(octets) == len(protocol.serialize(Opcode.TEXT, text.encode()))
+                large = {"max_frame_size": 2**20, "max_message_size": 2**20}
+                assert receive(Protocol(**large), octets) == [text]
+            else:
+                octets = serialize_message(Opcode.TEXT, text.encode(), threshold)
+                assert protocol.serialize(Opcode.TEXT, text) == octets
+                assert protocol.serialize(Opcode.TEXT, text.encode()) == octets
+
+    def test_surrogates_are_no_text(self, server):
+        with pytest.raises(UnicodeEncodeError):
+            server.serialize(Opcode.TEXT, "\ud800")
+
+    @pytest.mark.parametrize(
+        ("options", "threshold"),
+        [
+            pytest.param({}, 16384, id="default"),
+            pytest.param({"fragmentation_threshold": 7}, 7, id="small"),
+            pytest.param({"fragmentation_threshold": 0}, sys.maxsize // 4, id="none"),
+            pytest.param({"is_client": True}, 0, id="masked"),
+        ],
+    )
+    def test_plain_threshold(self, options, threshold):
+        assert Protocol(**options).plain_threshold == threshold
+
+    def test_no_plain_threshold_where_compression_was_agreed(self):
+        assert make_compressed().plain_threshold == 0
+
     def test_server(self, server):
         assert server.serialize(Opcode.TEXT, b"Hello") == b"\x81\x05Hello"
         assert server.serialize(Opcode.BINARY, bytes(126)) == b"\x82\x7e\x00\x7e" + bytes(126)
@@ -1355,7 +1561,10 @@ def conversations(draw):
     frames, events = [], []
     for _ in range(draw(st.integers(0, 4))):
         text = draw(st.none() | st.text(max_size=30))
-        payload = draw(st.binary(max_size=200)) if text is None else text.encode()
+        # Some are large beside the pieces in which they come.
+        times = draw(st.sampled_from([1, 1, 1, 20]))
+        text = None if text is None else text * times
+        payload = draw(st.binary(max_size=200)) * times if text is None else text.encode()
         cuts = sorted(draw(st.lists(st.integers(0, len(payload)), max_size=3)))
         pieces = [payload[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(payload)], strict=True)]
         for index, piece in enumerate(pieces):
@@ -1413,6 +1622,37 @@ class TestAnySplit:
             end = [piece.fin for piece in found].index(True) + 1
             pieces, found = found[:end], found[end:]
             assert type(message)().join(piece.payload for piece in pieces) == message
+
+    @given(
+        st.text(max_size=80).map(lambda text: text * 5) | st.binary(max_size=400),
+        st.lists(st.integers(1, 120) | st.sampled_from(["stream", "skip"]), max_size=12),
+        st.integers(0, 2**32 - 1),
+    )
+    @settings(max_examples=200)
+    def test_streamed_and_skipped_anywhere(self, message, acts, key):
+        """What becomes of a message in one frame is what was wanted last."""
+        payload = message.encode() if isinstance(message, str) else message
+        octets = serialize_frame(0x81 if isinstance(message, str) else 0x82, payload, key)
+        head = len(octets) - len(payload)
+        server = Protocol()
+        feed(server, octets[:head], sys.maxsize)
+        is_streaming = is_skipping = False
+        at = head
+        for act in acts:
+            if at == len(octets):
+                break
+            if act == "stream":
+                server.stream()
+                is_streaming = True
+            elif act == "skip":
+                server.skip_stream()
+                is_streaming, is_skipping = False, is_skipping or is_streaming
+            else:
+                feed(server, octets[at : at + act], sys.maxsize)
+                at = min(at + act, len(octets))
+        expected = [] if is_skipping else [Fragment(message, True)] if is_streaming else [message]
+        assert receive(server, octets[at:]) == expected
+        assert server.failure is None
 
     @given(st.binary(min_size=1, max_size=12), st.integers(1, 12), st.integers(1, 12))
     @settings(max_examples=200)
