@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import logging
 import time
 import tracemalloc
 
@@ -13,7 +14,8 @@ from gevent import socket
 from gevent.event import AsyncResult, Event
 from gevent.queue import Queue
 
-from geventws import ConnectionClosed, InvalidState, WebSocketFrame
+from geventws import ConnectionClosed, InvalidState, WebSocketFrame, connect
+from geventws.frames import serialize_message
 from tests.support import (
     make_frame,
     make_http,
@@ -75,6 +77,7 @@ FORMS = [
     pytest.param(type("Name", (str,), {})("hi"), b"\x81\x02hi", id="str-subclass"),
     pytest.param(b"hi", b"\x82\x02hi", id="bytes"),
     pytest.param(b"", b"\x82\x00", id="empty-bytes"),
+    pytest.param(type("Octets", (bytes,), {})(b"hi"), b"\x82\x02hi", id="bytes-subclass"),
     pytest.param(bytearray(b"hi"), b"\x82\x02hi", id="bytearray"),
     pytest.param(memoryview(b"hi"), b"\x82\x02hi", id="memoryview"),
     pytest.param(memoryview(b"h-i-")[::2], b"\x82\x02hi", id="memoryview-with-steps"),
@@ -97,6 +100,93 @@ def test_send_in_all_forms(message, octets):
         future = connection.send_threadsafe(message)
         assert client.read(len(octets)) == octets
         assert future.result(0) is True
+
+
+# Around each size at which the way out changes: in the header, in what is copied, in fragments and in writes.
+SIZES = [0, 1, 125, 126, 127, 4095, 4096, 4097, 16383, 16384, 16385, 65535, 65536, 65537, 200_000]
+ALL_SIZES = [
+    *((b"0123456789abcdef\xff" * (size // 17 + 1))[:size] for size in SIZES),
+    *(width * (size // len(width.encode())) for width in ("~", "\u00e9", "\u20ac", "\U0001f600") for size in SIZES),
+    # Octets and characters on both sides of a threshold.
+    "x" * 16383 + "\u00e9",
+    "\u20ac" * 5462,
+]
+
+
+def serialize(message, threshold=16384):
+    payload = message if isinstance(message, bytes) else message.encode()
+    return serialize_message(2 if isinstance(message, bytes) else 1, payload, threshold)
+
+
+@pytest.mark.parametrize("threshold", [125, 16384, 65536, None])
+@pytest.mark.parametrize(
+    ("options", "is_traced"),
+    [
+        pytest.param({}, False, id="plain"),
+        pytest.param({"is_narrow": True}, False, id="narrow"),
+        pytest.param({}, True, id="traced"),
+        pytest.param({"is_narrow": True}, True, id="narrow-traced"),
+        pytest.param({"tls": True}, False, id="TLS"),
+        pytest.param({"permessage_deflate": True}, False, id="deflate"),
+    ],
+)
+def test_messages_of_all_sizes(options, is_traced, threshold, caplog):
+    """The octets of the wire are those of the messages, whichever way these go out."""
+    caplog.set_level(logging.DEBUG if is_traced else logging.INFO, "geventws")
+    offer = ["Sec-WebSocket-Extensions: permessage-deflate"] if "permessage_deflate" in options else []
+    fragments = {"fragmentation_threshold": threshold} if threshold else {"fragment_outgoing_messages": False}
+    with paired("/", *offer, **fragments, **options) as (client, connection):
+        sending = gevent.spawn(lambda: [connection.send(message, compress=False) for message in ALL_SIZES])
+        for message in ALL_SIZES:
+            octets = serialize(message, threshold or 0)
+            assert client.read(len(octets)) == octets
+        sending.get()
+        wait_until(lambda: not connection.buffered_amount)
+
+
+@pytest.mark.parametrize("permessage_deflate", [False, True], ids=["plain", "deflate"])
+def test_messages_of_all_sizes_between_two_of_us(permessage_deflate):
+    large = {"max_received_frame_size": 1 << 20, "permessage_deflate": permessage_deflate}
+    with serve(**large) as (http, server):
+
+        @server.on("request")
+        def accept(request):
+            connection = request.accept()
+            connection.on("message", connection.send)
+
+        connection = connect(f"ws://127.0.0.1:{http.server_port}/", **large)
+        sending = gevent.spawn(lambda: [connection.send(message) for message in ALL_SIZES])
+        assert [connection.receive() for _ in ALL_SIZES] == ALL_SIZES
+        sending.get()
+        connection.close()
+        assert connection.wait_closed()
+
+
+def test_what_is_sent_may_be_changed_afterwards():
+    with paired(is_narrow=True, send_high_water_mark=2_000_000) as (client, connection):
+        message = bytearray(b"a" * 1_000_000)
+        connection.send(message)
+        message[:] = b"b" * len(message)
+        connection.send(memoryview(message))
+        message[:] = b"c" * len(message)
+        assert read_messages(client, 2) == [b"a" * 1_000_000, b"b" * 1_000_000]
+
+
+@pytest.mark.parametrize("message", ["a", b"a" * 5_000, "a" * 100_000, "\u20ac" * 100_000, b"a" * 5_000_000], ids=len)
+@pytest.mark.parametrize("is_traced", [False, True], ids=["", "traced"])
+def test_a_send_that_meets_a_reset_raises(message, is_traced, caplog):
+    caplog.set_level(logging.DEBUG if is_traced else logging.INFO, "geventws")
+    with paired() as (client, connection):
+        closes = record(connection, "close")
+        client.reset()
+        with pytest.raises(ConnectionClosed, match="the connection broke: ") as caught:
+            connection.send(message)
+        size = len(serialize(message))
+        assert str(caught.value).endswith(f" {size} octets unsent")
+        with pytest.raises(ConnectionClosed):
+            connection.send(message)
+        assert closes.get() == ("close", 1006, "")
+        assert (connection.closed_by, connection.buffered_amount) == ("transport", 0)
 
 
 def test_fragmentation_may_be_switched_off():
@@ -616,6 +706,15 @@ def test_a_message_that_exceeds_the_budget_itself_fails_its_own_connection():
             connection.send(bytes(20_000_000))
         assert connection.close_code == 1013
         assert server.broadcast("news") == 0
+
+
+def test_a_large_message_may_cost_another_connection_its_output():
+    with narrow_connections(2, max_queued_output=600_000, send_high_water_mark=1_000_000) as (_, (first, second)):
+        fill(first)
+        first.send_nowait(bytes(400_000))
+        second.send(bytes(390_000))
+        assert (first.close_code, second.close_code) == (1013, None)
+        assert second.buffered_amount
 
 
 def test_the_budget_forgets_what_is_sent():
