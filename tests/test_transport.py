@@ -351,6 +351,14 @@ class TestPartOfAMessage:
             assert connection.wait_closed()
             assert connection.closed_by == "local"
 
+    def test_break_at_the_first_octet(self):
+        with metered(None) as (connection, _, peer):
+            peer.close()
+            with pytest.raises(ConnectionClosed, match=f"the connection broke: .* {len(LONG_FRAMES)} octets unsent"):
+                connection.send(LONG)
+            assert connection.wait_closed()
+            assert (connection.close_code, connection.closed_by) == (1006, "transport")
+
     def test_break_tells_how_much_is_unsent(self):
         with metered(20_000) as (connection, _, peer):
             connection.send(LONG)
@@ -358,16 +366,18 @@ class TestPartOfAMessage:
             peer.close()
             with pytest.raises(ConnectionClosed):
                 connection.receive()
-            assert f"; {len(LONG_FRAMES) - 20_000 + 8} octets unsent" in connection.close_cause.replace(", ", "; ")
+            assert connection.close_cause.endswith(f", {len(LONG_FRAMES) - 20_000 + 8} octets unsent")
 
     @pytest.mark.parametrize("is_message_text", [False, True], ids=["binary", "text"])
     def test_more_frames_than_one_system_call_takes(self, pair, is_message_text):
-        """128 frames leave at once, the others when the hub has its turn."""
+        """Up to 128 frames leave from where the message lies."""
         message = ("0123456789" * 50) if is_message_text else b"0123456789" * 50
         with connected(pair, fragmentation_threshold=3) as (connection, peer):
             for size in (0, 3, 4, 383, 384, 385, 386, 500):
                 connection.send(message[:size])
                 connection.send("behind")
+                # The hub had no turn so far.
+                assert connection.buffered_amount == 0
             octets = b"".join(
                 serialize_message(1 if is_message_text else 2, (b"0123456789" * 50)[:size], 3)
                 + serialize_message(1, b"behind", 3)
