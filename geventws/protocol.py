@@ -186,7 +186,7 @@ class Protocol(Inbox):
         After the peer's Close or a failure everything is ignored (5.5.1, 7.1.7).
 
         Args:
-            buffer: Whole; at least `HEADROOM` octets before ``start`` may be overwritten.
+            buffer: Whole; the received octets, and at least `HEADROOM` before them, may be overwritten.
             start: Index of the first received octet.
             stop: Index behind the last one.
         """
