@@ -138,7 +138,7 @@ class WebSocketConnection(Receiver):
     @property
     def close_cause(self) -> str:
         """One sentence: who ended the connection, why, how long the peer was silent, and how much was unsent."""
-        return self._close_cause
+        return self._describe_end()
 
     @property
     def latency(self) -> float | None:

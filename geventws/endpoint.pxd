@@ -7,6 +7,8 @@ from geventws.transport cimport Transport
 cdef Py_ssize_t _START
 cdef double NEVER
 
+cdef str _add_figures(str cause, double silence, Py_ssize_t unsent_size)
+
 cdef class Endpoint(Transport):
     cdef object _config
     cdef object _context
@@ -16,6 +18,8 @@ cdef class Endpoint(Transport):
     cdef str _close_reason
     cdef object _closed_by
     cdef str _close_cause
+    cdef double _silence
+    cdef Py_ssize_t _unsent_size
     cdef object _closed_event
     cdef object _error
     cdef list _waiting_pongs
@@ -44,7 +48,8 @@ cdef class Endpoint(Transport):
     @cython.locals(protocol=Protocol)
     cdef object _update_reading(self)
     cdef object _settle(self)
-    cdef str _add_figures(self, str cause)
+    cdef str _describe_end(self)
+    cdef str _describe_break(self)
     cdef object _start_timer(self)
     cdef object _stop_timer(self)
     cdef object _limit_closing(self)

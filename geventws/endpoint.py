@@ -91,6 +91,8 @@ class Endpoint(Transport):
         "_owner",
         "_protocol",
         "_receive_mark",
+        "_silence",
+        "_unsent_size",
         "_waiting_pongs",
     )
 
@@ -126,6 +128,9 @@ class Endpoint(Transport):
         self._close_reason = ""
         self._closed_by: str | None = None
         self._close_cause = ""
+        # How long the peer was silent, and what was not sent, when it closed.
+        self._silence = 0.0
+        self._unsent_size = 0
         self._closed_event: Any = None
         self._error: Exception | None = None
         self._is_lingering = False
@@ -413,7 +418,10 @@ class Endpoint(Transport):
         self._close_code = code
         self._close_reason = reason
         self._closed_by = by
-        self._close_cause = self._add_figures(", and ".join(filter(None, dict.fromkeys((self._close_cause, cause)))))
+        if cause and cause != self._close_cause:
+            self._close_cause = f"{self._close_cause}, and {cause}" if self._close_cause else cause
+        self._silence = self._dispatcher.now() - self._last_received
+        self._unsent_size = self._count_unsent()
         self._close_deadline = NEVER
         self._log_end(is_orderly=not cause)
         if self._closed_event is not None:
@@ -421,15 +429,24 @@ class Endpoint(Transport):
         self._wake_senders()
         self._on_closed()
 
-    def _add_figures(self, cause: str) -> str:
-        silent = self._dispatcher.now() - self._last_received
-        return f"{cause}; silent for {silent:.3f} s, {self._count_unsent()} octets unsent"
+    def _describe_end(self) -> str:
+        """Tell why the connection ends or has ended, and how it stands or stood then; ``""`` while it is open."""
+        if not self._is_closed:
+            return self._close_cause
+        return _add_figures(self._close_cause, self._silence, self._unsent_size)
+
+    def _describe_break(self) -> str:
+        """Tell of a broken connection that is not closed yet."""
+        silence = self._dispatcher.now() - self._last_received
+        return _add_figures(f"the connection broke: {self._broken}", silence, self._count_unsent())
 
     def _log_end(self, *, is_orderly: bool) -> None:
         """Tell the log, and of an end that is none in order also the last frames; both are for those who debug."""
         trace = self._trace
         self._trace = self._protocol.trace = None
-        story = (self, self._close_code, self._closed_by, self._close_cause)
+        if not logger.isEnabledFor(logging.DEBUG):
+            return
+        story = (self, self._close_code, self._closed_by, self._describe_end())
         if trace is None or is_orderly:
             self._dispatcher.log(logging.DEBUG, "%r ended with %d by %s: %s", *story)
         else:
@@ -490,7 +507,7 @@ class Endpoint(Transport):
 
     def _make_closed_error(self) -> ConnectionClosed:
         if self._is_closed:
-            return ConnectionClosed(self._close_code, self._close_reason, self._close_cause)
+            return ConnectionClosed(self._close_code, self._close_reason, self._describe_end())
         return ConnectionClosed(None, "", "the connection is closing: " + self._close_cause)
 
     # Output
@@ -558,3 +575,7 @@ class Endpoint(Transport):
 
     def _on_transport_closed(self) -> None:
         """The descriptor is closed."""
+
+
+def _add_figures(cause: str, silence: float, unsent_size: int) -> str:
+    return f"{cause}; silent for {silence:.3f} s, {unsent_size} octets unsent"

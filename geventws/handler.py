@@ -405,7 +405,7 @@ class WebSocketHandler(WSGIHandler):
 
     def is_client_gone(self) -> bool:
         """Look without waiting; octets that are there stay in ``rfile``."""
-        is_tls = hasattr(self.socket, "do_handshake")
+        is_tls = sockets.is_tls(self.socket)
         if (is_tls or not self._is_drained) and self._peek():
             return False
         return self._tls_ended if is_tls else sockets.is_ended(self.socket)
@@ -498,7 +498,7 @@ class WebSocketHandler(WSGIHandler):
         sock = self.socket
         self.socket = None
         sockets.set_options(sock, no_delay=config.disable_nagle_algorithm, keepalive_idle=config.native_keepalive_idle)
-        if hasattr(sock, "do_handshake"):
+        if sockets.is_tls(sock):
             # First, while the file still counts as a user of the socket.
             stream = sockets.detach(sock)
             self.rfile.close()

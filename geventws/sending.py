@@ -342,7 +342,7 @@ class Sender(Timekeeper):
         else:
             self._write_message(opcode, message, compresses)
             if self._broken is not None:
-                raise ConnectionClosed(None, "", self._add_figures(f"the connection broke: {self._broken}"))
+                raise ConnectionClosed(None, "", self._describe_break())
         if not self._is_open:
             # The message itself was more than the server's budget for output.
             raise self._make_closed_error()

@@ -14,7 +14,9 @@ import time
 
 # Not from ``ssl``: gevent cannot patch that module well once somebody imported it.
 from _ssl import SSLWantReadError, SSLWantWriteError
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from gevent.socket import socket as GeventSocket  # noqa: N812
 
 try:
     import cython
@@ -22,9 +24,6 @@ except ImportError:
     from geventws import _cython as cython
 
 from geventws.masking import count_octets, is_octets
-
-if TYPE_CHECKING:
-    from gevent.socket import socket as GeventSocket  # noqa: N812
 
 __all__ = [
     "END",
@@ -35,6 +34,7 @@ __all__ = [
     "TLSStream",
     "detach",
     "is_ended",
+    "is_tls",
     "monotonic",
     "set_options",
 ]
@@ -304,7 +304,7 @@ def detach(sock: GeventSocket) -> Stream:
     Args:
         sock: A ``gevent.socket.socket`` or ``gevent.ssl.SSLSocket`` that nobody waits on.
     """
-    if hasattr(sock, "do_handshake"):
+    if is_tls(sock):
         return TLSStream(sock)
     family, kind, proto = sock.family, sock.type, sock.proto
     fd = sock.detach()
@@ -317,6 +317,12 @@ def detach(sock: GeventSocket) -> Stream:
         # ``socket.setdefaulttimeout`` was called, and a socket with a time-out waits.
         bare.settimeout(0.0)
     return PlainStream(bare, fd)
+
+
+def is_tls(sock: Any) -> bool:
+    """Tell whether a gevent socket is a TLS one."""
+    # The plain one looks far for an attribute that it lacks.
+    return type(sock) is not GeventSocket and hasattr(sock, "do_handshake")
 
 
 def is_ended(sock: GeventSocket) -> bool:
