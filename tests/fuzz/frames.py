@@ -54,6 +54,9 @@ def check_serialized(at, payload):
     header = bytes([first, min(size, 126)]) + (size.to_bytes(2, "big") if size > 125 else b"")
     if key is None:
         assert octets == header + payload
+        assert frames.serialize_unmasked(first, payload) == octets
+        if masking.is_octets(payload.decode("latin-1")):
+            assert frames.serialize_unmasked(first, payload.decode("latin-1")) == octets
     else:
         four = key.to_bytes(4, "little")
         header = bytes([first, header[1] | 128]) + header[2:] + four
@@ -67,6 +70,8 @@ def check_serialized_message(at, payload):
     count = max(1, -(-len(payload) // threshold)) if threshold else 1
     keys = list(range(1, count + 1)) if at & 16 else None
     octets = frames.serialize_message(2, payload, threshold, keys)
+    if threshold:
+        assert frames.measure_message(len(payload), threshold) == len(octets) - (4 * count if keys else 0)
     rules = model.Rules(not keys, sys.maxsize, sys.maxsize, assembles=at & 32 == 0)
     reading = model.Reading(octets, rules)
     assert reading.codes == {None}
@@ -93,6 +98,25 @@ def check_masking(at, payload):
         target = bytearray(b"before")
         masking.extend_unmasked(target, bytearray(octets), start, stop, key, phase)
         assert target == b"before" + expected
+        target = masking.allocate(stop - start)
+        masking.unmask_into(target, 0, bytearray(octets), start, stop, key, phase)
+        assert masking.complete(target) == expected
+    check_text(octets, start, stop, key)
+
+
+def check_text(octets, start, stop, key):
+    payload = masking.unmask(octets, start, stop, key, 0)
+    buffer = bytearray(octets)
+    try:
+        expected = payload.decode()
+    except UnicodeDecodeError as error:
+        expected = error.start
+    try:
+        found = masking.unmask_text(buffer, start, stop, key)
+    except UnicodeDecodeError as error:
+        found = error.start
+    assert found == expected
+    assert (buffer[:start], buffer[stop:]) == (octets[:start], octets[stop:]), "it wrote outside of the text"
 
 
 CHECKS = (check_close_payload, check_own_close, check_serialized, check_serialized_message, check_masking)
