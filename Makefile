@@ -162,7 +162,7 @@ guard-update: $(VENV)/.installed
 ASAN_CFLAGS = -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g --param=asan-stack=0
 ASAN_RUN = env LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc
-ASAN_TESTS ?= $(wildcard $(patsubst %,tests/test_%.py,$(CORE) fuzz transport sockets))
+ASAN_TESTS ?= $(wildcard $(patsubst %,tests/test_%.py,$(CORE) fuzz sockets transport dispatch sending delivery))
 # -s: a report goes to the standard error of a process that ends at once.
 asan: $(ASAN)/.test
 	@cd tests && ! $(ASAN_RUN) ../$(ASAN)/bin/python -c 'from geventws.masking import unmask; unmask(b"abc", 0, 4096, 1, 0)' \
