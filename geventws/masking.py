@@ -92,13 +92,7 @@ def extend_unmasked(target: bytearray, octets: bytearray, start: int, stop: int,
     if cython.compiled:
         have = len(target)
         PyByteArray_Resize(target, have + stop - start)  # type: ignore[name-defined]  # noqa: F821
-        geventws_xor(  # type: ignore[name-defined]  # noqa: F821
-            address(target) + have,  # type: ignore[name-defined]  # noqa: F821
-            address(octets) + start,  # type: ignore[name-defined]  # noqa: F821
-            stop - start,
-            key,
-            phase,
-        )
+        unmask_into(target, have, octets, start, stop, key, phase)
         return
     target += unmask(octets, start, stop, key, phase)
 
@@ -113,7 +107,7 @@ def allocate(size: int) -> bytes | bytearray:
 def unmask_into(
     target: bytes | bytearray, at: int, octets: bytes | bytearray, start: int, stop: int, key: int, phase: int
 ) -> None:
-    """Put what `unmask` returns for the same arguments at ``target[at:]``, which `allocate` has made."""
+    """Put what `unmask` returns for the same arguments at ``target[at:]``, where there is room for it."""
     if cython.compiled:
         geventws_xor(  # type: ignore[name-defined]  # noqa: F821
             address(target) + at,  # type: ignore[name-defined]  # noqa: F821
