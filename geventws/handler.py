@@ -329,7 +329,6 @@ class WebSocketHandler(WSGIHandler):
         if self._head is not None:
             # As pywsgi does where it parses a head.
             self.close_connection = self.headers.get("Connection", "").lower() == "close"
-            self._environ = self.environ
         super().run_application()
 
     def _run_view(self, config: ServerConfig) -> None:
